@@ -1,0 +1,1 @@
+//! Assembly of one array: threads, objects, portals, groups.

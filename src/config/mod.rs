@@ -1,0 +1,1 @@
+//! The TOML configuration: keys, bounds, errors with line and advice.

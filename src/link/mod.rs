@@ -1,0 +1,1 @@
+//! Shells around the connections between the arrays, and to the witness.

@@ -1,0 +1,1 @@
+//! Shells around disks: data files, dirty maps, votes, the object store.

@@ -1,0 +1,1 @@
+//! Codec of the control connection and the witness protocol. Pure.
