@@ -1,1 +1,18 @@
-//! iSCSI (RFC 7143), the pure part: PDUs, login negotiation, sessions, data transfer.
+//! iSCSI (RFC 7143): the protocol without sockets, clock or threads.
+//!
+//! [`pdu`] and [`frame`] are the codec, for both ends of a connection; [`text`] and [`negotiation`]
+//! are the key=value language of login; [`Connection`] is the target's end of one connection at
+//! error recovery level 0. It is fed with received bytes, with the time and with the outcomes of
+//! commands, and gives out [`Action`]s for its shell and bytes to send. It knows neither the SCSI
+//! command sets nor volumes: a command is a CDB, a LUN and a payload.
+
+pub mod digest;
+pub mod frame;
+pub mod header;
+pub mod pdu;
+pub mod serial;
+pub mod text;
+
+pub use header::{HEADER_LEN, Header, Opcode};
+pub use pdu::Pdu;
+pub use serial::Serial;
