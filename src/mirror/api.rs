@@ -2,19 +2,104 @@
 
 use crate::arbitration::Tenure;
 use crate::block::{Extent, Op, Outcome, StoreResult};
-use crate::time::Now;
+use crate::time::{Duration, Now, Time};
 
-/// A host command inside one volume's ledger: index of a slot, reused after the answer.
+/// UUID of a virtual volume; the same on both arrays of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CommandId(pub u32);
+pub struct VolumeId(pub [u8; 16]);
 
-/// A frame of the peer being applied to this copy (secondary side).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ApplyId(pub u32);
+/// What a volume is, for as long as it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    pub id: VolumeId,
+    /// Capacity in logical blocks.
+    pub blocks: u64,
+}
 
-/// A region being copied to the peer (resync, or recovery of an in-doubt region).
+/// Logical blocks in one region of the dirty map (1 MiB).
+pub const REGION_BLOCKS: u64 = 2048;
+
+/// Consecutive regions of the dirty map. Clipped to the volume by whoever reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RegionRun {
+    pub first: u64,
+    pub count: u64,
+}
+
+/// The named limits of one volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Host commands in the ledger, parked ones included; `Refusal::Busy` past it. At most
+    /// [`Limits::COMMANDS_MAX`].
+    pub commands: u32,
+    /// Regions copied at a time. At most [`Limits::COPIES_MAX`].
+    pub copies: u32,
+    /// Regions kept marked active without a write in flight: what a crash copies in vain, against
+    /// what a busy host pays in map writes.
+    pub active_regions: u32,
+    /// How long an idle region stays marked active.
+    pub activity_linger: Duration,
+}
+
+impl Limits {
+    /// The sequence of a frame carries its slot in 18 bits; this is what memory is meant to bear.
+    pub const COMMANDS_MAX: u32 = 8192;
+    /// Copies are read and sent whole, 1 MiB each.
+    pub const COPIES_MAX: u32 = 64;
+    /// Frames of one copy: at most one for each physical block of the region.
+    pub const COPY_FRAMES_MAX: u32 = 256;
+    /// Frames a secondary holds: all that a primary within its limits can have sent in a session.
+    pub const APPLIES_MAX: u32 = Self::COMMANDS_MAX + Self::COPIES_MAX * Self::COPY_FRAMES_MAX;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { commands: 1024, copies: 4, active_regions: 1024, activity_linger: Duration::from_secs(4) }
+    }
+}
+
+/// A host command inside one volume's ledger: a slot (below `Limits::commands`), and which use of
+/// the slot it is. A shell that keeps payloads by slot compares the whole id before it acts: an
+/// action carried out late may name a use that is over (its session is, too: skip the action).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CopyId(pub u32);
+pub struct CommandId {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+/// A frame of the peer being applied to this copy (secondary side). Slot below
+/// [`Limits::APPLIES_MAX`]; see [`CommandId`] for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApplyId {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+/// A region being copied to the peer (resync, or recovery of an in-doubt region). Slot below
+/// `Limits::COPIES_MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CopyId {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+impl CommandId {
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
+impl ApplyId {
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
+impl CopyId {
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+}
 
 /// One of the data connections between the arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +136,19 @@ pub struct FrameHeader {
     pub extent: Extent,
 }
 
+impl FrameHeader {
+    /// The header of the `index`-th frame of a copy (from zero, below
+    /// [`Limits::COPY_FRAMES_MAX`]): `Write` for data, `Unmap` for a hole.
+    #[must_use]
+    pub const fn copy_frame(self, index: u32, op: Op, extent: Extent) -> Self {
+        Self { sequence: self.sequence + index as u64, op, extent, ..self }
+    }
+}
+
+/// Why a region could not be read for copying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CopyFailed;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CopyKind {
     /// Out-of-sync region, while this copy serves alone.
@@ -70,17 +168,23 @@ pub enum VolumeAction {
     Compare { command: CommandId },
     /// Send the command's data on `lane`; the peer's answer comes back through `mirror_acked`.
     Mirror { command: CommandId, lane: LaneId, header: FrameHeader },
-    /// The command is over. The shell answers the host (nothing for `Aborted`), frees the payload
-    /// and must call `release` before the slot is used again.
+    /// The shell answers the host (nothing for `Aborted`). Exactly one for each command. The
+    /// payload is kept: a command refused while its I/O runs is still re-sent to the peer.
     Answer { command: CommandId, outcome: Outcome },
+    /// The command is over in every respect, after its `Answer` (mostly in the same batch): the
+    /// shell drops the payload and calls `release`, which alone lets the slot be used again.
+    Free { command: CommandId },
     /// Map pages changed and something waits for them: call `map_pages`, write them durably, then
     /// `map_durable`.
     PersistMap,
-    /// Read the region from this copy and send it on `lane` as one or more frames with this header
-    /// (holes as `Unmap`); when the peer acknowledged all of them, call `copy_done`.
+    /// Read the header's extent from this copy and send it on `lane` as one or more frames
+    /// (`FrameHeader::copy_frame`; holes as `Unmap`), then call `copy_sent` with their number.
+    /// The peer's answers come through `mirror_acked` like all others, in any order with it.
     Copy { copy: CopyId, kind: CopyKind, lane: LaneId, header: FrameHeader },
     /// Secondary: write the frame's payload to this copy (stable), then `applied`.
     Apply { apply: ApplyId, lane: LaneId, header: FrameHeader },
+    /// Secondary: the frame will not be applied (its session is over): drop its payload.
+    Discard { apply: ApplyId },
     /// Secondary: tell the primary on `lane` how the frame ended. `None`: refused, another session
     /// or tenure is in force (the primary closes its session on that).
     Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
@@ -110,7 +214,7 @@ pub struct Status {
     /// Map changes not yet durable.
     pub map_pending: bool,
     /// Grantor-clock instant at which the oldest unacknowledged frame was sent.
-    pub oldest_unacked: Option<crate::time::Time>,
+    pub oldest_unacked: Option<Time>,
     /// The peer answered a frame with a failure, or refused it: the session is no longer of use.
     pub peer_failed: bool,
     /// This copy's store failed a write (not for want of space) or a read.

@@ -5,8 +5,12 @@
 //! sockets and disks belong to the shell, which keeps them under the numbers given out here.
 
 mod api;
+mod map;
+mod volume;
 
 pub use api::{
-    ApplyId, CommandId, Context, CopyId, CopyKind, FrameHeader, LaneId, MapGeneration, SessionId, Status,
-    VolumeAction,
+    ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
+    MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
 };
+pub use map::{DirtyMap, MapError, MapPage};
+pub use volume::Volume;
