@@ -1,3 +1,5 @@
-//! The only module with `unsafe` or raw system calls: buffers, engines, clocks, socket options.
+//! The only module with `unsafe` or raw system calls: buffers, files and their engines, clocks,
+//! socket options. No decisions are taken here.
+#![allow(unsafe_code)]
 
 pub mod buffer;
