@@ -9,9 +9,13 @@
 pub mod digest;
 pub mod frame;
 pub mod header;
+pub mod login;
+pub mod negotiation;
+pub mod output;
 pub mod pdu;
 pub mod serial;
 pub mod text;
+pub mod window;
 
 pub use header::{HEADER_LEN, Header, Opcode};
 pub use pdu::Pdu;
