@@ -6,6 +6,7 @@
 //! commands, and gives out [`Action`]s for its shell and bytes to send. It knows neither the SCSI
 //! command sets nor volumes: a command is a CDB, a LUN and a payload.
 
+pub mod connection;
 pub mod digest;
 pub mod frame;
 pub mod header;
@@ -17,6 +18,9 @@ pub mod serial;
 pub mod text;
 pub mod window;
 
+pub use connection::{Action, Command, Connection, Data, Limits, ManagementId, Reply, TargetRecord, TaskId};
 pub use header::{HEADER_LEN, Header, Opcode};
+pub use login::{Candidate, TargetIdentity};
+pub use negotiation::SessionType;
 pub use pdu::Pdu;
 pub use serial::Serial;

@@ -161,7 +161,7 @@ mod tests {
             let mut cuts = cuts.into_iter().cycle();
             for (at, size) in sizes.into_iter().enumerate() {
                 let mut payload = Buffer::with_len(size + 8);
-                payload.as_mut_slice().unwrap().iter_mut().enumerate().for_each(|(n, byte)| *byte = (n + at) as u8);
+                payload.as_mut_slice().unwrap().iter_mut().enumerate().for_each(|(n, byte)| *byte = u8::try_from((n + at) % 251).unwrap());
                 frame::append(&mut expected, Header::new(Opcode::DataIn), &payload.as_slice()[4..size + 4], digests);
                 output.push_payload(Header::new(Opcode::DataIn), &payload, 4, size + 4, digests);
                 take(&mut output, cuts.next().unwrap(), &mut sent);
