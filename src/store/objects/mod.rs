@@ -1,0 +1,17 @@
+//! The object store: volumes, hosts, VLUNs, remote copy groups, transactional and durable.
+//!
+//! All objects are kept in memory as one immutable snapshot; a change works on a copy, is checked
+//! by the model's rules, made durable in one transaction, and only then shown. Readers never wait.
+
+mod group_state;
+mod model;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use model::{
+    COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member,
+    NAME_MAX, OBJECTS_MAX, ObjectError, Objects, Policies, Provisioning, SharedVolume, Tombstone,
+    VirtualVolume, Vlun, check_name,
+};
+pub use store::{ObjectStore, StoreError};

@@ -1,0 +1,602 @@
+//! The objects an operator makes, and the rules among them: no name twice, nothing dangling,
+//! nothing removed that is in use. No I/O here: [`ObjectStore`](super::ObjectStore) makes it durable.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::arbitration::{GroupId, Side};
+use crate::mirror::VolumeId;
+
+/// Longest name of a volume, host or group (as on the real array).
+pub const NAME_MAX: usize = 31;
+/// Longest comment, in bytes.
+pub const COMMENT_MAX: usize = 511;
+/// Highest LUN number in the flat addressing method (SAM-5 4.7.7.1: 14 bits).
+pub const LUN_MAX: u16 = 16_383;
+/// Objects of one kind: bounds memory and the length of lists; far above any real array.
+pub const OBJECTS_MAX: usize = 16_384;
+/// Volumes in one group.
+pub const MEMBERS_MAX: usize = 300;
+/// iSCSI names of one host.
+pub const HOST_NAMES_MAX: usize = 64;
+/// Longest iSCSI name (RFC 7143 4.2.7.2).
+pub const ISCSI_NAME_MAX: usize = 223;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provisioning {
+    /// Space is taken when it is written.
+    Thin,
+    /// Space is taken at creation.
+    Full,
+}
+
+/// A virtual volume of this array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualVolume {
+    /// Number shown to operators; this array's own.
+    pub id: u32,
+    pub name: String,
+    /// The volume's identity; the same on both arrays of a pair.
+    pub uuid: Uuid,
+    /// NAA type 6 designator; the same on both arrays.
+    pub naa: [u8; 16],
+    pub size_bytes: u64,
+    /// The data file or block device on this array.
+    pub path: PathBuf,
+    pub provisioning: Provisioning,
+    #[serde(default)]
+    pub comment: String,
+    /// Seconds since 1970, for display only.
+    pub created: u64,
+}
+
+impl VirtualVolume {
+    pub fn volume_id(&self) -> VolumeId {
+        VolumeId(self.uuid.into_bytes())
+    }
+}
+
+/// An initiator identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    pub id: u32,
+    pub name: String,
+    /// The same on both arrays for a host that sees a mirrored volume.
+    pub uuid: Uuid,
+    /// iSCSI names of its initiators.
+    #[serde(default)]
+    pub iqns: Vec<String>,
+    /// Host persona number as in WSAPI (2 = Generic-ALUA).
+    pub persona: u8,
+    #[serde(default)]
+    pub comment: String,
+    pub created: u64,
+}
+
+/// The export of a volume to a host under a LUN number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vlun {
+    pub volume: Uuid,
+    pub host: Uuid,
+    pub lun: u16,
+}
+
+/// A volume in a remote copy group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The volume; one UUID on both arrays.
+    pub volume: Uuid,
+    /// Its name on the other array.
+    pub remote_name: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "these are the real array's policies, each on or off")]
+pub struct Policies {
+    /// The secondary may be promoted without an operator (ATF).
+    pub auto_failover: bool,
+    pub path_management: bool,
+    pub auto_recover: bool,
+    pub over_period_alert: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Side")]
+enum SideRepr {
+    A,
+    B,
+}
+
+/// A remote copy group as this array knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub id: u32,
+    /// Key of the group in every vote file; the same on both arrays and the witness.
+    pub uuid: Uuid,
+    pub name: String,
+    /// Name of the remote copy target (the other array).
+    pub target: String,
+    /// The array that is primary by design.
+    #[serde(with = "SideRepr")]
+    pub natural: Side,
+    pub members: Vec<Member>,
+    #[serde(default)]
+    pub policies: Policies,
+    /// By the operator's word: started, or stopped.
+    pub started: bool,
+    /// Number of the group state; grows with each change of members, sizes or exports.
+    pub sequence: u64,
+    pub created: u64,
+}
+
+impl Group {
+    pub fn group_id(&self) -> GroupId {
+        GroupId(self.uuid.into_bytes())
+    }
+}
+
+/// A group that was removed; kept so that an old vote is never taken for a live group's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub uuid: Uuid,
+    pub name: String,
+    pub removed: u64,
+}
+
+/// The kinds of object, as they are called in messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Volume,
+    Host,
+    Vlun,
+    Group,
+    Member,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Volume => "virtual volume",
+            Self::Host => "host",
+            Self::Vlun => "VLUN",
+            Self::Group => "remote copy group",
+            Self::Member => "group member",
+        })
+    }
+}
+
+/// Why a change to the objects is refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ObjectError {
+    #[error("{kind} {name} exists already")]
+    Exists { kind: Kind, name: String },
+    #[error("there is no {kind} {name}")]
+    Missing { kind: Kind, name: String },
+    #[error("{kind} {name} is in use by {by}; remove that first")]
+    InUse { kind: Kind, name: String, by: String },
+    #[error("LUN {lun} of host {host} is taken by volume {volume}")]
+    LunTaken { host: String, lun: u16, volume: String },
+    #[error("host {host} has no free LUN number left")]
+    NoLunFree { host: String },
+    #[error("LUN {0} is out of range (0 to {LUN_MAX})")]
+    BadLun(u16),
+    #[error("iSCSI name {name} belongs to host {host} already")]
+    InitiatorTaken { name: String, host: String },
+    #[error("{name:?} is not a valid name for a {kind}: {why}")]
+    BadName { kind: Kind, name: String, why: &'static str },
+    #[error("there can be at most {limit} of {what}")]
+    TooMany { what: &'static str, limit: usize },
+    #[error("remote copy group {group} is started; stop it first")]
+    GroupStarted { group: String },
+}
+
+/// What belongs to one group and is the same on both arrays (DESIGN section 4, "group state").
+/// Paths and id numbers are each array's own and not in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupState {
+    pub group: Uuid,
+    pub sequence: u64,
+    pub volumes: Vec<SharedVolume>,
+    pub hosts: Vec<Host>,
+    pub vluns: Vec<Vlun>,
+}
+
+/// What both arrays must agree on of one member volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedVolume {
+    pub uuid: Uuid,
+    pub naa: [u8; 16],
+    pub size_bytes: u64,
+}
+
+/// All objects of one array. Changed only through its methods, which keep the rules; a method
+/// that fails has changed nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    pub(super) volumes: BTreeMap<Uuid, VirtualVolume>,
+    pub(super) hosts: BTreeMap<Uuid, Host>,
+    pub(super) vluns: BTreeMap<(Uuid, Uuid), Vlun>,
+    pub(super) groups: BTreeMap<Uuid, Group>,
+    pub(super) tombstones: BTreeMap<Uuid, Tombstone>,
+}
+
+fn missing(kind: Kind, name: impl Into<String>) -> ObjectError {
+    ObjectError::Missing { kind, name: name.into() }
+}
+
+/// Names: 1 to 31 letters, digits, `.`, `_`, `-`, beginning with a letter or digit.
+///
+/// # Errors
+/// `BadName`, with what is wrong.
+pub fn check_name(kind: Kind, name: &str) -> Result<(), ObjectError> {
+    let bad = |why| Err(ObjectError::BadName { kind, name: name.to_owned(), why });
+    if name.is_empty() {
+        return bad("it is empty");
+    }
+    if name.len() > NAME_MAX {
+        return bad("it is longer than 31 characters");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        return bad("only letters, digits, '.', '_' and '-' are allowed");
+    }
+    if !name.as_bytes()[0].is_ascii_alphanumeric() {
+        return bad("it must begin with a letter or a digit");
+    }
+    Ok(())
+}
+
+fn check_iscsi_name(name: &str) -> Result<(), ObjectError> {
+    let bad = |why| Err(ObjectError::BadName { kind: Kind::Host, name: name.to_owned(), why });
+    if name.len() > ISCSI_NAME_MAX {
+        return bad("an iSCSI name has at most 223 characters");
+    }
+    if !["iqn.", "eui.", "naa."].iter().any(|prefix| name.starts_with(prefix)) {
+        return bad("an iSCSI name begins with iqn., eui. or naa.");
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':'))
+    {
+        return bad("an iSCSI name has lower-case letters, digits, '.', '-' and ':' only");
+    }
+    Ok(())
+}
+
+fn next_id(ids: impl Iterator<Item = u32>) -> u32 {
+    ids.max().map_or(1, |highest| highest.saturating_add(1))
+}
+
+fn bounded(what: &'static str, len: usize, limit: usize) -> Result<(), ObjectError> {
+    if len >= limit { Err(ObjectError::TooMany { what, limit }) } else { Ok(()) }
+}
+
+impl Objects {
+    pub fn volumes(&self) -> impl Iterator<Item = &VirtualVolume> {
+        self.volumes.values()
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+
+    pub fn vluns(&self) -> impl Iterator<Item = &Vlun> {
+        self.vluns.values()
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values()
+    }
+
+    pub fn tombstones(&self) -> impl Iterator<Item = &Tombstone> {
+        self.tombstones.values()
+    }
+
+    pub fn volume(&self, uuid: Uuid) -> Option<&VirtualVolume> {
+        self.volumes.get(&uuid)
+    }
+
+    pub fn host(&self, uuid: Uuid) -> Option<&Host> {
+        self.hosts.get(&uuid)
+    }
+
+    pub fn group(&self, uuid: Uuid) -> Option<&Group> {
+        self.groups.get(&uuid)
+    }
+
+    pub fn volume_named(&self, name: &str) -> Option<&VirtualVolume> {
+        self.volumes.values().find(|v| v.name == name)
+    }
+
+    pub fn host_named(&self, name: &str) -> Option<&Host> {
+        self.hosts.values().find(|h| h.name == name)
+    }
+
+    pub fn group_named(&self, name: &str) -> Option<&Group> {
+        self.groups.values().find(|g| g.name == name)
+    }
+
+    pub fn host_of_initiator(&self, iscsi_name: &str) -> Option<&Host> {
+        self.hosts.values().find(|h| h.iqns.iter().any(|iqn| iqn == iscsi_name))
+    }
+
+    pub fn group_of_volume(&self, volume: Uuid) -> Option<&Group> {
+        self.groups.values().find(|g| g.members.iter().any(|m| m.volume == volume))
+    }
+
+    pub fn vluns_of_host(&self, host: Uuid) -> impl Iterator<Item = &Vlun> {
+        self.vluns.values().filter(move |v| v.host == host)
+    }
+
+    pub fn vluns_of_volume(&self, volume: Uuid) -> impl Iterator<Item = &Vlun> {
+        self.vluns.range((volume, Uuid::nil())..=(volume, Uuid::max())).map(|(_, v)| v)
+    }
+
+    /// Adds a volume; its `id` is given here (any value passed in is replaced).
+    ///
+    /// # Errors
+    /// A bad or taken name, a known UUID, a data path another volume has.
+    pub fn add_volume(&mut self, volume: VirtualVolume) -> Result<&VirtualVolume, ObjectError> {
+        check_name(Kind::Volume, &volume.name)?;
+        bounded("virtual volumes", self.volumes.len(), OBJECTS_MAX)?;
+        if self.volumes.contains_key(&volume.uuid) || self.volume_named(&volume.name).is_some() {
+            return Err(ObjectError::Exists { kind: Kind::Volume, name: volume.name });
+        }
+        if let Some(other) = self.volumes.values().find(|v| v.path == volume.path) {
+            let name = volume.path.display().to_string();
+            return Err(ObjectError::InUse {
+                kind: Kind::Volume,
+                name,
+                by: format!("volume {}", other.name),
+            });
+        }
+        let id = next_id(self.volumes.values().map(|v| v.id));
+        Ok(self.volumes.entry(volume.uuid).or_insert(VirtualVolume { id, ..volume }))
+    }
+
+    /// Removes a volume that is neither exported nor in a group; gives it back.
+    ///
+    /// # Errors
+    /// `Missing`, `InUse`.
+    pub fn remove_volume(&mut self, name: &str) -> Result<VirtualVolume, ObjectError> {
+        let uuid = self.volume_named(name).ok_or_else(|| missing(Kind::Volume, name))?.uuid;
+        let in_use = |by| Err(ObjectError::InUse { kind: Kind::Volume, name: name.to_owned(), by });
+        if let Some(vlun) = self.vluns_of_volume(uuid).next() {
+            let host = self.host(vlun.host).map_or("?", |h| &h.name);
+            return in_use(format!("its VLUN {} to host {host}", vlun.lun));
+        }
+        if let Some(group) = self.group_of_volume(uuid) {
+            return in_use(format!("remote copy group {}", group.name));
+        }
+        self.volumes.remove(&uuid).ok_or_else(|| missing(Kind::Volume, name))
+    }
+
+    /// Adds a host; its `id` is given here.
+    ///
+    /// # Errors
+    /// A bad or taken name, an initiator that belongs to another host.
+    pub fn add_host(&mut self, host: Host) -> Result<&Host, ObjectError> {
+        check_name(Kind::Host, &host.name)?;
+        bounded("hosts", self.hosts.len(), OBJECTS_MAX)?;
+        if self.hosts.contains_key(&host.uuid) || self.host_named(&host.name).is_some() {
+            return Err(ObjectError::Exists { kind: Kind::Host, name: host.name });
+        }
+        self.check_initiators(&host.iqns, None)?;
+        let id = next_id(self.hosts.values().map(|h| h.id));
+        Ok(self.hosts.entry(host.uuid).or_insert(Host { id, ..host }))
+    }
+
+    pub(super) fn check_initiators(&self, iqns: &[String], own: Option<Uuid>) -> Result<(), ObjectError> {
+        bounded("iSCSI names of a host", iqns.len(), HOST_NAMES_MAX + 1)?;
+        for (n, iqn) in iqns.iter().enumerate() {
+            check_iscsi_name(iqn)?;
+            if let Some(other) = self.host_of_initiator(iqn).filter(|h| Some(h.uuid) != own) {
+                return Err(ObjectError::InitiatorTaken { name: iqn.clone(), host: other.name.clone() });
+            }
+            if iqns[..n].contains(iqn) {
+                return Err(ObjectError::Exists { kind: Kind::Host, name: iqn.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a host's initiators and persona.
+    ///
+    /// # Errors
+    /// `Missing`, a bad name, an initiator that belongs to another host.
+    pub fn set_host(&mut self, name: &str, iqns: Vec<String>, persona: u8) -> Result<&Host, ObjectError> {
+        let uuid = self.host_named(name).ok_or_else(|| missing(Kind::Host, name))?.uuid;
+        self.check_initiators(&iqns, Some(uuid))?;
+        let host = self.hosts.get_mut(&uuid).ok_or_else(|| missing(Kind::Host, name))?;
+        host.iqns = iqns;
+        host.persona = persona;
+        self.exports_changed(uuid);
+        self.host(uuid).ok_or_else(|| missing(Kind::Host, name))
+    }
+
+    /// Removes a host that sees no volume; gives it back.
+    ///
+    /// # Errors
+    /// `Missing`, `InUse`.
+    pub fn remove_host(&mut self, name: &str) -> Result<Host, ObjectError> {
+        let uuid = self.host_named(name).ok_or_else(|| missing(Kind::Host, name))?.uuid;
+        if let Some(vlun) = self.vluns_of_host(uuid).next() {
+            let volume = self.volume(vlun.volume).map_or("?", |v| &v.name);
+            let by = format!("VLUN {} of volume {volume}", vlun.lun);
+            return Err(ObjectError::InUse { kind: Kind::Host, name: name.to_owned(), by });
+        }
+        self.hosts.remove(&uuid).ok_or_else(|| missing(Kind::Host, name))
+    }
+
+    /// The lowest LUN number that `host` does not use, from `from` on.
+    pub fn free_lun(&self, host: Uuid, from: u16) -> Option<u16> {
+        (from..=LUN_MAX).find(|lun| self.vluns_of_host(host).all(|v| v.lun != *lun))
+    }
+
+    /// Exports a volume to a host; without a number the lowest free one from 1 is taken.
+    ///
+    /// # Errors
+    /// `Missing`; `Exists` (the host sees the volume already); `LunTaken`.
+    pub fn add_vlun(&mut self, volume: &str, host: &str, lun: Option<u16>) -> Result<Vlun, ObjectError> {
+        let volume = self.volume_named(volume).ok_or_else(|| missing(Kind::Volume, volume))?;
+        let host = self.host_named(host).ok_or_else(|| missing(Kind::Host, host))?;
+        let (volume_uuid, host_uuid) = (volume.uuid, host.uuid);
+        bounded("VLUNs", self.vluns.len(), OBJECTS_MAX)?;
+        if let Some(vlun) = self.vluns.get(&(volume_uuid, host_uuid)) {
+            let name = format!("of volume {} to host {} (LUN {})", volume.name, host.name, vlun.lun);
+            return Err(ObjectError::Exists { kind: Kind::Vlun, name });
+        }
+        let lun = match lun {
+            None => self
+                .free_lun(host_uuid, 1)
+                .ok_or_else(|| ObjectError::NoLunFree { host: host.name.clone() })?,
+            Some(lun) if lun > LUN_MAX => return Err(ObjectError::BadLun(lun)),
+            Some(lun) => {
+                if let Some(taken) = self.vluns_of_host(host_uuid).find(|v| v.lun == lun) {
+                    let volume = self.volume(taken.volume).map_or("?", |v| &v.name).to_owned();
+                    return Err(ObjectError::LunTaken { host: host.name.clone(), lun, volume });
+                }
+                lun
+            }
+        };
+        let vlun = Vlun { volume: volume_uuid, host: host_uuid, lun };
+        self.vluns.insert((volume_uuid, host_uuid), vlun.clone());
+        self.group_changed(volume_uuid);
+        Ok(vlun)
+    }
+
+    /// Takes an export back.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn remove_vlun(&mut self, volume: &str, host: &str) -> Result<Vlun, ObjectError> {
+        let volume_uuid = self.volume_named(volume).ok_or_else(|| missing(Kind::Volume, volume))?.uuid;
+        let host_uuid = self.host_named(host).ok_or_else(|| missing(Kind::Host, host))?.uuid;
+        let vlun = self
+            .vluns
+            .remove(&(volume_uuid, host_uuid))
+            .ok_or_else(|| missing(Kind::Vlun, format!("of volume {volume} to host {host}")))?;
+        self.group_changed(volume_uuid);
+        Ok(vlun)
+    }
+
+    /// Adds a group; its `id` is given here. Its members must exist and be in no group.
+    ///
+    /// # Errors
+    /// A bad or taken name, a UUID that is known or was removed, a member missing or in use.
+    pub fn add_group(&mut self, group: Group) -> Result<&Group, ObjectError> {
+        check_name(Kind::Group, &group.name)?;
+        bounded("remote copy groups", self.groups.len(), OBJECTS_MAX)?;
+        bounded("members of a group", group.members.len(), MEMBERS_MAX + 1)?;
+        let known = self.groups.contains_key(&group.uuid) || self.tombstones.contains_key(&group.uuid);
+        if known || self.group_named(&group.name).is_some() {
+            return Err(ObjectError::Exists { kind: Kind::Group, name: group.name });
+        }
+        for (n, member) in group.members.iter().enumerate() {
+            self.check_member(member, &group.members[..n])?;
+        }
+        let id = next_id(self.groups.values().map(|g| g.id));
+        Ok(self.groups.entry(group.uuid).or_insert(Group { id, ..group }))
+    }
+
+    fn check_member(&self, member: &Member, before: &[Member]) -> Result<(), ObjectError> {
+        let Some(volume) = self.volume(member.volume) else {
+            return Err(missing(Kind::Volume, member.volume.to_string()));
+        };
+        if let Some(group) = self.group_of_volume(member.volume) {
+            let by = format!("remote copy group {}", group.name);
+            return Err(ObjectError::InUse { kind: Kind::Volume, name: volume.name.clone(), by });
+        }
+        if before.iter().any(|m| m.volume == member.volume) {
+            return Err(ObjectError::Exists { kind: Kind::Member, name: volume.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Admits a volume to a group (`admitrcopyvv`).
+    ///
+    /// # Errors
+    /// `Missing`, `InUse`, `Exists`, `TooMany`.
+    pub fn admit(&mut self, group: &str, member: Member) -> Result<(), ObjectError> {
+        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
+        self.check_member(&member, &[])?;
+        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
+        bounded("members of a group", group.members.len(), MEMBERS_MAX)?;
+        group.members.push(member);
+        group.sequence += 1;
+        Ok(())
+    }
+
+    /// Takes a volume out of a stopped group.
+    ///
+    /// # Errors
+    /// `Missing`, `GroupStarted`.
+    pub fn dismiss(&mut self, group: &str, volume: &str) -> Result<Member, ObjectError> {
+        let volume_uuid = self.volume_named(volume).ok_or_else(|| missing(Kind::Volume, volume))?.uuid;
+        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
+        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
+        if group.started {
+            return Err(ObjectError::GroupStarted { group: group.name.clone() });
+        }
+        let at = group
+            .members
+            .iter()
+            .position(|m| m.volume == volume_uuid)
+            .ok_or_else(|| missing(Kind::Member, volume))?;
+        group.sequence += 1;
+        Ok(group.members.remove(at))
+    }
+
+    /// Changes what an operator may change of a group by itself (`started`, `policies`, `natural`,
+    /// the remote names). Members, name, id and UUID stay; the sequence grows.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn set_group(&mut self, group: &str, change: impl FnOnce(&mut Group)) -> Result<&Group, ObjectError> {
+        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
+        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
+        let mut changed = group.clone();
+        change(&mut changed);
+        group.started = changed.started;
+        group.policies = changed.policies;
+        group.natural = changed.natural;
+        for member in &mut group.members {
+            if let Some(new) = changed.members.iter().find(|m| m.volume == member.volume) {
+                member.remote_name.clone_from(&new.remote_name);
+            }
+        }
+        group.sequence += 1;
+        Ok(group)
+    }
+
+    /// Removes a stopped group and leaves its tombstone.
+    ///
+    /// # Errors
+    /// `Missing`, `GroupStarted`.
+    pub fn remove_group(&mut self, name: &str, now: u64) -> Result<Group, ObjectError> {
+        let group = self.group_named(name).ok_or_else(|| missing(Kind::Group, name))?;
+        if group.started {
+            return Err(ObjectError::GroupStarted { group: name.to_owned() });
+        }
+        let uuid = group.uuid;
+        let group = self.groups.remove(&uuid).ok_or_else(|| missing(Kind::Group, name))?;
+        self.tombstones.insert(uuid, Tombstone { uuid, name: name.to_owned(), removed: now });
+        Ok(group)
+    }
+
+    fn group_changed(&mut self, volume: Uuid) {
+        let group = self.groups.values_mut().find(|g| g.members.iter().any(|m| m.volume == volume));
+        if let Some(group) = group {
+            group.sequence += 1;
+        }
+    }
+
+    fn exports_changed(&mut self, host: Uuid) {
+        for volume in self.vluns_of_host(host).map(|v| v.volume).collect::<Vec<_>>() {
+            self.group_changed(volume);
+        }
+    }
+}

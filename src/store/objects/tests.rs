@@ -1,0 +1,177 @@
+use uuid::Uuid;
+
+use super::*;
+use crate::arbitration::Side;
+
+pub(super) fn volume(name: &str, n: u128) -> VirtualVolume {
+    VirtualVolume {
+        id: 0,
+        name: name.into(),
+        uuid: Uuid::from_u128(n),
+        naa: n.to_be_bytes(),
+        size_bytes: 1 << 30,
+        path: format!("/volumes/{name}").into(),
+        provisioning: Provisioning::Thin,
+        comment: String::new(),
+        created: 0,
+    }
+}
+
+pub(super) fn host(name: &str, n: u128, iqn: &str) -> Host {
+    Host {
+        id: 0,
+        name: name.into(),
+        uuid: Uuid::from_u128(n),
+        iqns: vec![iqn.into()],
+        persona: 2,
+        comment: String::new(),
+        created: 0,
+    }
+}
+
+fn group(name: &str, n: u128, members: &[u128]) -> Group {
+    let members = members.iter().map(|&m| Member { volume: Uuid::from_u128(m), remote_name: "r".into() });
+    Group {
+        id: 0,
+        uuid: Uuid::from_u128(n),
+        name: name.into(),
+        target: "array-b".into(),
+        natural: Side::A,
+        members: members.collect(),
+        policies: Policies::default(),
+        started: false,
+        sequence: 1,
+        created: 0,
+    }
+}
+
+fn some() -> Objects {
+    let mut o = Objects::default();
+    o.add_volume(volume("v1", 1)).unwrap();
+    o.add_volume(volume("v2", 2)).unwrap();
+    o.add_host(host("h1", 11, "iqn.2000-01.com.example:h1")).unwrap();
+    o.add_host(host("h2", 12, "iqn.2000-01.com.example:h2")).unwrap();
+    o
+}
+
+#[test]
+fn names_are_unique_and_well_formed() {
+    let mut o = some();
+    assert!(matches!(o.add_volume(volume("v1", 3)), Err(ObjectError::Exists { .. })));
+    assert!(matches!(o.add_volume(volume("v9", 1)), Err(ObjectError::Exists { .. })));
+    for bad in ["", "-x", "a b", "ä", &"x".repeat(32)] {
+        assert!(matches!(o.add_volume(volume(bad, 9)), Err(ObjectError::BadName { .. })), "{bad}");
+    }
+    let same_path = VirtualVolume { path: "/volumes/v1".into(), ..volume("v3", 3) };
+    assert!(matches!(o.add_volume(same_path), Err(ObjectError::InUse { .. })));
+    let other = o.add_host(host("h3", 13, "iqn.2000-01.com.example:h1"));
+    assert!(matches!(other, Err(ObjectError::InitiatorTaken { .. })));
+    assert!(matches!(o.add_host(host("h3", 13, "h3")), Err(ObjectError::BadName { .. })));
+}
+
+#[test]
+fn ids_grow() {
+    let mut o = some();
+    assert_eq!(o.volume_named("v2").unwrap().id, 2);
+    o.remove_volume("v1").unwrap();
+    assert_eq!(o.add_volume(volume("v3", 3)).unwrap().id, 3);
+}
+
+#[test]
+fn what_is_in_use_stays() {
+    let mut o = some();
+    assert_eq!(o.add_vlun("v1", "h1", None).unwrap().lun, 1);
+    assert_eq!(o.add_vlun("v2", "h1", None).unwrap().lun, 2);
+    assert!(matches!(o.add_vlun("v1", "h1", Some(7)), Err(ObjectError::Exists { .. })));
+    assert!(matches!(o.add_vlun("v1", "h2", Some(LUN_MAX + 1)), Err(ObjectError::BadLun(_))));
+    assert!(matches!(o.remove_volume("v1"), Err(ObjectError::InUse { .. })));
+    assert!(matches!(o.remove_host("h1"), Err(ObjectError::InUse { .. })));
+    o.remove_vlun("v1", "h1").unwrap();
+    assert!(matches!(o.add_vlun("v1", "h1", Some(2)), Err(ObjectError::LunTaken { .. })));
+    assert!(matches!(o.remove_vlun("v1", "h1"), Err(ObjectError::Missing { .. })));
+    o.add_group(group("g", 21, &[1])).unwrap();
+    assert!(matches!(o.remove_volume("v1"), Err(ObjectError::InUse { .. })));
+    assert!(matches!(o.add_group(group("g2", 22, &[1])), Err(ObjectError::InUse { .. })));
+    o.dismiss("g", "v1").unwrap();
+    o.remove_volume("v1").unwrap();
+}
+
+#[test]
+fn a_removed_group_leaves_a_tombstone() {
+    let mut o = some();
+    o.add_group(group("g", 21, &[1])).unwrap();
+    o.set_group("g", |g| g.started = true).unwrap();
+    assert!(matches!(o.remove_group("g", 5), Err(ObjectError::GroupStarted { .. })));
+    assert!(matches!(o.dismiss("g", "v1"), Err(ObjectError::GroupStarted { .. })));
+    o.set_group("g", |g| g.started = false).unwrap();
+    o.remove_group("g", 5).unwrap();
+    assert_eq!(o.tombstones().count(), 1);
+    assert!(matches!(o.add_group(group("g", 21, &[])), Err(ObjectError::Exists { .. })));
+    o.add_group(group("g", 23, &[])).unwrap();
+}
+
+#[test]
+fn exports_of_a_grouped_volume_move_its_number() {
+    let mut o = some();
+    o.add_group(group("g", 21, &[1])).unwrap();
+    let at = |o: &Objects| o.group_named("g").unwrap().sequence;
+    assert_eq!(at(&o), 1);
+    o.add_vlun("v1", "h1", None).unwrap();
+    assert_eq!(at(&o), 2);
+    o.add_vlun("v2", "h1", None).unwrap();
+    assert_eq!(at(&o), 2, "v2 is in no group");
+    o.set_host("h1", vec!["iqn.2000-01.com.example:new".into()], 2).unwrap();
+    assert_eq!(at(&o), 3);
+    o.admit("g", Member { volume: Uuid::from_u128(2), remote_name: "r".into() }).unwrap();
+    assert_eq!(at(&o), 4);
+}
+
+#[test]
+fn the_other_array_takes_the_state_over() {
+    let mut a = some();
+    a.add_group(group("g", 21, &[1])).unwrap();
+    a.add_vlun("v1", "h1", Some(5)).unwrap();
+    a.add_vlun("v1", "h2", Some(6)).unwrap();
+    let state = a.group_state(Uuid::from_u128(21)).unwrap();
+
+    // h1 is known on B by its initiator alone, h2 not at all; an old export goes.
+    let mut b = Objects::default();
+    b.add_volume(volume("w1", 1)).unwrap();
+    b.add_host(host("other", 77, "iqn.2000-01.com.example:h1")).unwrap();
+    b.add_group(group("g", 21, &[1])).unwrap();
+    assert_eq!(b.adopt_group_state(&state), Ok(true));
+    let luns: Vec<_> = b.vluns().map(|v| (b.host(v.host).unwrap().name.clone(), v.lun)).collect();
+    assert_eq!(luns.len(), 2);
+    assert!(luns.contains(&("other".into(), 5)) && luns.contains(&("h2".into(), 6)));
+    assert_eq!(b.group_named("g").unwrap().sequence, state.sequence);
+    assert_eq!(b.adopt_group_state(&state), Ok(false), "the same state again");
+
+    a.remove_vlun("v1", "h1").unwrap();
+    let state = a.group_state(Uuid::from_u128(21)).unwrap();
+    assert_eq!(b.adopt_group_state(&state), Ok(true));
+    assert_eq!(b.vluns().count(), 1);
+}
+
+#[test]
+fn a_state_that_does_not_fit_changes_nothing() {
+    let mut a = some();
+    a.add_group(group("g", 21, &[1])).unwrap();
+    a.add_vlun("v1", "h1", Some(5)).unwrap();
+    let state = a.group_state(Uuid::from_u128(21)).unwrap();
+    let mut b = Objects::default();
+    b.add_volume(VirtualVolume { size_bytes: 2 << 30, ..volume("w1", 1) }).unwrap();
+    b.add_group(group("g", 21, &[1])).unwrap();
+    let before = b.clone();
+    assert!(matches!(b.adopt_group_state(&state), Err(ObjectError::Exists { .. })));
+    assert_eq!(b, before);
+
+    let mut b = Objects::default();
+    b.add_volume(volume("w1", 1)).unwrap();
+    b.add_volume(volume("w2", 2)).unwrap();
+    b.add_host(host("h1", 11, "iqn.2000-01.com.example:h1")).unwrap();
+    b.add_vlun("w2", "h1", Some(5)).unwrap();
+    b.add_group(group("g", 21, &[1])).unwrap();
+    let before = b.clone();
+    assert!(matches!(b.adopt_group_state(&state), Err(ObjectError::LunTaken { .. })));
+    assert_eq!(b, before);
+}
