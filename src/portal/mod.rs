@@ -1,1 +1,16 @@
-//! The iSCSI front end's shell: listeners and connections on the data threads.
+//! The iSCSI front end's shell: listeners, and connections on the data threads.
+//!
+//! It moves bytes between sockets and [`iscsi::Connection`](crate::iscsi::Connection), and commands
+//! between that and a [`Nexus`]. What hosts see of the array comes from a [`Service`].
+
+mod acceptor;
+mod connection;
+mod mailbox;
+mod service;
+mod sessions;
+mod spin;
+
+pub use acceptor::{Accepted, accept};
+pub use connection::{PortalConfig, serve_connection};
+pub use service::{End, Finished, Nexus, OwnedReply, Sense, Service};
+pub use sessions::{SessionInfo, Sessions};
