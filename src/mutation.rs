@@ -11,6 +11,68 @@
 pub enum Mutation {
     /// T2: a voter grants a lease although its vote names another primary.
     T2GrantAfterVote,
+    /// Rules 2 and 3: an answer does not wait for the mirror although both copies are needed.
+    R2AnswerWithoutMirror,
+    /// Rule 3: once the session is gone a write is answered alone, without *drop peer*.
+    R3AnswerAloneBeforeDrop,
+    /// T4: between the vote for a join and its outcome answers need this copy alone.
+    T4JoinNotNeeded,
+    /// T5: an answer decided without the mirror's ack leaves the region clean.
+    T5AnsweredAloneUnmarked,
+    /// Rule 5: the secondary takes frames of another tenure.
+    R5TenureNotFenced,
+    /// Rule 5, T9: what older tenures and sessions have on its way to the disk counts as drained.
+    T9NotDrained,
+    /// Rule 6: the gate is not looked at when a command starts.
+    R6NoCheckAtStart,
+    /// Rule 6: the gate is not looked at right before the answer.
+    R6NoCheckAtAnswer,
+    /// T10: a queued command outlives its tenure and starts in a later one.
+    T10CommandOutlivesTenure,
+    /// Rule 7: reads do not wait for writes in flight.
+    R7ReadsDoNotWait,
+    /// Rule 8: overlapping writes run at the same time.
+    R8WritesOverlap,
+    /// Rule 8: overlap is computed on logical blocks.
+    R8LogicalOverlap,
+    /// Rule 8: the secondary applies overlapping frames in any order.
+    R8AppliesOverlap,
+    /// Rule 9: an abort is confirmed while the write still runs.
+    R9AbortConfirmedEarly,
+    /// Rule 10: a write starts before its activity bit is durable.
+    R10ActivityNotDurable,
+    /// Rule 10, T5: while alone a write starts before its out-of-sync bit is durable.
+    R10OutOfSyncNotDurable,
+    /// Rule 10, T12: *drop* leaves active regions clean.
+    T12DropForgetsActivity,
+    /// Rule 10, T12: a new primary does not count its own active regions as out of sync.
+    T12PromoteForgetsActivity,
+    /// T12: the hello is answered without the out-of-sync bits.
+    T12HelloWithoutOutOfSync,
+    /// T12: the hello is answered without the activity bits.
+    T12HelloWithoutActivity,
+    /// T12: the primary copies only what it knows dirty itself.
+    T12PeerDirtyIgnored,
+    /// T12: the target clears its maps when the session opens, not when the join is chosen.
+    T12TargetClearsEarly,
+    /// T12: the activity bit goes while writes of the region are still in flight.
+    T12ActivityClearedEarly,
+    /// Rule 10: the source clears a region when it is sent, not when it is acknowledged.
+    R10SourceClearsEarly,
+    /// T11, rule 14: the secondary takes frames of older sessions.
+    T11OldSessionTaken,
+    /// Rule 14: unacknowledged writes are not sent again in a new session.
+    R14NotSentAgain,
+    /// T8, rule 15: a restarted primary's active regions count as equal.
+    T8NoRecovery,
+    /// Rule 15: reads pass a region in doubt.
+    R15ReadsInDoubt,
+    /// Rule 17: a write that failed here is answered before both copies are equal.
+    R17ErrorAtOnce,
+    /// Join: nothing checks that the copies are equal.
+    JoinWhileDirty,
+    /// Resync: writers do not wait for the copy of their region.
+    CopyDoesNotExclude,
 }
 
 #[cfg(feature = "testing")]

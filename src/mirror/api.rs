@@ -217,6 +217,8 @@ pub struct Status {
     pub oldest_unacked: Option<Time>,
     /// The peer answered a frame with a failure, or refused it: the session is no longer of use.
     pub peer_failed: bool,
+    /// Of these: the peer refused a frame; another session or tenure is in force there.
+    pub peer_refused: bool,
     /// This copy's store failed a write (not for want of space) or a read.
     pub store_failed: bool,
 }

@@ -4,9 +4,21 @@
 //! can differ, sends every write to both copies, and applies what the peer sends. Pure: payloads,
 //! sockets and disks belong to the shell, which keeps them under the numbers given out here.
 
+mod active;
 mod api;
+mod command;
+mod copy;
+mod host;
 mod map;
+mod office;
+mod overlap;
+mod regions;
+mod secondary;
+mod session;
 mod volume;
+
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,

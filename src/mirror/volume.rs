@@ -1,19 +1,94 @@
-//! One volume of one array: primary side, secondary side, ledger, dirty map and resync.
+//! One volume of one array: what its parts share, the gate, the dirty map's writing, status.
+//!
+//! The parts: host commands ([`super::host`]), the session and copies as primary
+//! ([`super::session`], [`super::copy`]), the peer's frames as secondary ([`super::secondary`]),
+//! and what a new configuration means ([`super::office`]).
 
-use crate::arbitration::{Config, Gate, Side, Tenure};
-use crate::block::{Refusal, Request, StoreResult};
-use crate::time::Time;
+use crate::arbitration::{Config, Gate, InSync, Mode, Side, Tenure};
+use crate::block::{Extent, Refusal};
+use crate::mutation::{self, Mutation};
+use crate::time::{Duration, Now, Time};
 
-use super::api::{
-    ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, Geometry, LaneId, Limits, MapGeneration,
-    RegionRun, SessionId, Status, VolumeAction,
-};
+use super::active::ActiveSet;
+use super::api::{Context, Geometry, Limits, MapGeneration, REGION_BLOCKS, Status, VolumeAction};
+use super::command::{Commands, Mirror, Stage};
+use super::copy::Copies;
 use super::map::{DirtyMap, MapPage};
+use super::overlap::OverlapIndex;
+use super::regions::RegionSet;
+use super::secondary::Applies;
+use super::session::Session;
+
+/// How long commands wait for a lease that ran out before anything else was decided: as long as a
+/// former primary holds them (DESIGN §5, failsafe).
+pub(super) const HOLD_PAST_LEASE: Duration = Duration::from_secs(2);
+/// How long bits that nothing waits for may stay unwritten: long enough to gather many.
+const LAZY_WRITE: Duration = Duration::from_secs(1);
+/// Numbers of the ledger's entries: copies first, then commands.
+pub(super) const COMMAND_BASE: u32 = Limits::COPIES_MAX;
 
 /// The pure core of one volume. Its shell keeps it behind one lock that is never held across I/O;
 /// every method takes the outputs' vector from the caller and appends to it.
 #[derive(Clone, Debug)]
-pub struct Volume {}
+pub struct Volume {
+    pub(super) limits: Limits,
+    pub(super) map: DirtyMap,
+    pub(super) gate: Gate,
+    /// `None`: solitary.
+    pub(super) group: Option<Membership>,
+    pub(super) commands: Commands,
+    /// Extents of started and queued commands and of copies.
+    pub(super) ledger: OverlapIndex,
+    /// Order of events in the ledger.
+    pub(super) clock: u64,
+    pub(super) active: ActiveSet,
+    /// Regions to be copied before the copies are equal; as primary of {me} part of out-of-sync.
+    pub(super) must_copy: RegionSet,
+    /// Regions in doubt (rules 15, 17).
+    pub(super) recovering: RegionSet,
+    pub(super) copies: Copies,
+    pub(super) session: Option<Session>,
+    pub(super) applies: Applies,
+    /// A join was allowed or voted: answers need both copies although {me} is chosen (T4).
+    pub(super) joining: bool,
+    /// No answer before this snapshot of the map is durable.
+    pub(super) barrier: u64,
+    pub(super) store_failed: bool,
+    pub(super) peer_failed: bool,
+    pub(super) peer_refused: bool,
+    /// Entries of the ledger that may be able to go on.
+    pub(super) ready: Vec<u32>,
+    /// Commands that look at the map again when a snapshot is durable.
+    map_waiters: Vec<u32>,
+    map_spare: Vec<u32>,
+    map_requested: bool,
+    /// Something waits for what is in memory but not in the snapshot being written.
+    map_urgent: bool,
+    /// Since when changes that nothing waits for are unwritten.
+    map_lazy_since: Option<Time>,
+    /// Control waits for the map.
+    pub(super) poke_when_durable: bool,
+    /// When a command first found the lease run out with the gate still open.
+    lapsed_since: Option<Time>,
+    pub(super) overlaps: Vec<u32>,
+    order: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    pub me: Side,
+    pub config: Config,
+}
+
+/// What the gate says to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Serve,
+    /// Not now; the gate's next change decides.
+    Wait,
+    /// Never again: another tenure, or closed.
+    Late,
+}
 
 impl Volume {
     /// A volume with an empty dirty map, outside any group: served at once, never mirrored, no
@@ -22,251 +97,343 @@ impl Volume {
         Self::restore(geometry, limits, DirtyMap::new(geometry))
     }
 
-    /// A volume with the dirty map read from disk, outside any group until [`Volume::enrol`].
-    pub fn restore(_geometry: Geometry, _limits: Limits, _map: DirtyMap) -> Self {
-        unimplemented!()
+    /// A volume with the dirty map read from disk (of this geometry), outside any group until
+    /// [`Volume::enrol`].
+    pub fn restore(geometry: Geometry, limits: Limits, map: DirtyMap) -> Self {
+        debug_assert_eq!(map.geometry(), geometry);
+        let limits = Limits {
+            commands: limits.commands.clamp(1, Limits::COMMANDS_MAX),
+            copies: limits.copies.clamp(1, Limits::COPIES_MAX),
+            ..limits
+        };
+        let none = RegionSet::new(map.activity().regions());
+        Self {
+            limits,
+            map,
+            gate: Gate::solitary(),
+            group: None,
+            commands: Commands::default(),
+            ledger: OverlapIndex::new(),
+            clock: 0,
+            active: ActiveSet::new(limits.active_regions),
+            must_copy: none.clone(),
+            recovering: none,
+            copies: Copies::new(limits.copies),
+            session: None,
+            applies: Applies::new(),
+            joining: false,
+            barrier: 0,
+            store_failed: false,
+            peer_failed: false,
+            peer_refused: false,
+            ready: Vec::new(),
+            map_waiters: Vec::new(),
+            map_spare: Vec::new(),
+            map_requested: false,
+            map_urgent: false,
+            map_lazy_since: None,
+            poke_when_durable: false,
+            lapsed_since: None,
+            overlaps: Vec::new(),
+            order: Vec::new(),
+        }
     }
 
-    pub fn geometry(&self) -> Geometry {
-        unimplemented!()
+    pub const fn geometry(&self) -> Geometry {
+        self.map.geometry()
     }
 
-    // Membership and configuration: the group's control.
-
-    /// Puts the volume into a group (at start, or by `admitrcopyvv`). The gate closes until
-    /// `set_gate`; with `full` every region becomes out of sync (first sync, replaced disk).
-    pub fn enrol(
-        &mut self,
-        _me: Side,
-        _config: &Config,
-        _full: bool,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
-    }
-
-    /// Takes the volume out of its group: solitary, its map cleared.
-    pub fn withdraw(&mut self, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
-    }
-
-    /// A configuration was chosen (ARBITRATION `learn`): carries out what it means for maps,
-    /// session and commands. Call before the `set_gate` that follows from it. What must be durable
-    /// before an answer (drop: out of sync |= activity) holds the answers back by itself.
-    pub fn learned(&mut self, _new: &Config, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
-    }
-
-    /// After a restart of this array as chosen primary, once, before the gate opens (rule 15).
-    /// `both`: chosen, or an own undecided vote, is {A,B}: active regions are in doubt; else they
-    /// are out of sync.
-    pub fn restart_recovery(&mut self, _both: bool, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    /// The gate as the data path sees it.
+    pub const fn gate(&self) -> Gate {
+        self.gate
     }
 
     /// The data path's copy of the gate. `Closed`, or another tenure, refuses every command at
     /// once (those whose I/O runs stay in the ledger until it is over); opening lets the parked
     /// ones arrive.
-    pub fn set_gate(&mut self, _gate: Gate, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    pub fn set_gate(&mut self, gate: Gate, cx: Context, out: &mut Vec<VolumeAction>) {
+        let old = core::mem::replace(&mut self.gate, gate);
+        let renewed = Gate { lease_end: gate.lease_end, ..old } == gate;
+        if renewed && self.lapsed_since.is_none() && gate.mode != Mode::Closed {
+            return; // a renewal: no command waits for it
+        }
+        self.lapsed_since = None;
+        if gate.mode == Mode::Closed {
+            self.refuse_all(Refusal::Standby, true, cx, out);
+        } else {
+            self.reconsider_all(cx, out);
+        }
+        self.settle(cx, out);
     }
 
-    // Host commands: data threads.
-
-    /// A host command arrives. The extent lies inside the volume.
-    ///
-    /// # Errors
-    /// `Standby` while closed, `Busy` past `Limits::commands`: nothing was done, no id is taken.
-    pub fn submit(
-        &mut self,
-        _request: Request,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) -> Result<CommandId, Refusal> {
-        unimplemented!()
+    /// Looks at every command again, in order of arrival: the gate, or what both copies need, has
+    /// changed. Parked ones come last: those in the ledger arrived before them.
+    pub(super) fn reconsider_all(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        let order = self.in_order();
+        for &slot in &order {
+            self.reconsider(slot, cx, out);
+        }
+        for &slot in &order {
+            if self.commands.at(slot).stage == Stage::Parked && self.gate.may_start(cx.now) {
+                self.arrive(slot, cx, out);
+            }
+        }
+        self.order = order;
     }
 
-    /// The I/O of a `Local` or `Compare` action is over.
-    pub fn local_done(
-        &mut self,
-        _command: CommandId,
-        _result: StoreResult,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
+    /// Slots of the live commands in order of arrival. Give the vector back to `order`.
+    pub(super) fn in_order(&mut self) -> Vec<u32> {
+        let mut order = core::mem::take(&mut self.order);
+        self.commands.in_order(&mut order);
+        order
     }
 
-    /// The peer's answer to a frame of this volume (`Acknowledge` there).
-    pub fn mirror_acked(
-        &mut self,
-        _session: SessionId,
-        _sequence: u64,
-        _result: Option<StoreResult>,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
+    pub(super) fn give_back(&mut self, order: Vec<u32>) {
+        self.order = order;
     }
 
-    /// The shell has dropped the payload of a command it was told to `Free`.
-    pub fn release(&mut self, _command: CommandId) {
-        unimplemented!()
+    /// Rule 6, at the start of a command.
+    pub(super) fn check_start(&mut self, tenure: Tenure, now: Now) -> Check {
+        let open = self.gate.may_start(now);
+        self.check(tenure, open, now)
     }
 
-    /// Rule 9: a command that has done nothing yet is killed (`Answer` with `Aborted`); any other
-    /// runs to its end and is answered with its true outcome.
-    pub fn abort(&mut self, _command: CommandId, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    /// Rule 6, right before an answer; also before a started command goes on to its I/O.
+    pub(super) fn check_answer(&mut self, tenure: Tenure, now: Now) -> Check {
+        let open = self.gate.may_answer(now);
+        self.check(tenure, open, now)
     }
 
-    // The peer's frames: data threads of the secondary.
-
-    /// A frame came in. `Some`: keep the payload under the id until `Apply` or `Discard`. `None`:
-    /// refused, the `Acknowledge` is in `out`, drop the payload.
-    pub fn receive(
-        &mut self,
-        _lane: LaneId,
-        _header: FrameHeader,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) -> Option<ApplyId> {
-        unimplemented!()
+    fn check(&mut self, tenure: Tenure, open: bool, now: Now) -> Check {
+        let outlives = mutation::on(Mutation::T10CommandOutlivesTenure);
+        if (tenure != self.gate.tenure && !outlives) || self.gate.mode == Mode::Closed {
+            return Check::Late;
+        }
+        if open {
+            return Check::Serve;
+        }
+        self.note_lapse(now);
+        Check::Wait
     }
 
-    /// The I/O of an `Apply` action is over (stable).
-    pub fn applied(
-        &mut self,
-        _apply: ApplyId,
-        _result: StoreResult,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
+    /// A command waits for the gate: when its mode is open, the lease ran out.
+    pub(super) fn note_lapse(&mut self, now: Now) {
+        if matches!(self.gate.mode, Mode::Both | Mode::Alone | Mode::Draining)
+            && now.holder >= self.gate.lease_end
+        {
+            self.lapsed_since.get_or_insert(now.grantor);
+        }
     }
 
-    /// Control: a hello of the primary asks for this session; the sender is the chosen primary of
-    /// `tenure`. From now on only its frames are taken. True: own older I/O is drained and the
-    /// hello may be answered with `dirty_runs`; else a `Poke` follows when `Status::store_io_old`
-    /// has become zero. An older session than the newest changes nothing and answers false.
-    pub fn accept_session(
-        &mut self,
-        _tenure: Tenure,
-        _session: SessionId,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) -> bool {
-        unimplemented!()
+    /// Until when commands wait for the gate, where they do.
+    pub(super) fn hold_end(&self) -> Option<Time> {
+        let lapsed = self.lapsed_since.map(|since| since + HOLD_PAST_LEASE);
+        match self.gate.mode {
+            Mode::Closed => None,
+            Mode::Both | Mode::Alone => lapsed,
+            Mode::Held | Mode::Draining => Some(self.gate.hold_until),
+        }
     }
 
-    /// Regions marked active or out of sync here, ascending, appended to `out`.
-    pub fn dirty_runs(&self, _out: &mut Vec<RegionRun>) {
-        unimplemented!()
+    /// This array is the chosen primary in the tenure of the gate.
+    pub(super) fn is_primary(&self) -> bool {
+        self.group.is_some_and(|group| group.config.primary == group.me)
     }
 
-    // The session as primary: control.
-
-    /// The secondary answered the hello. Every unacknowledged write is sent again (its `Mirror`
-    /// actions may name any of `lanes`); with {me} chosen the union of both maps is to be copied.
-    /// A session that is still open is closed first.
-    pub fn open_session(
-        &mut self,
-        _session: SessionId,
-        _lanes: &[LaneId],
-        _peer_dirty: &[RegionRun],
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
+    /// This array is the chosen primary, and {me} is chosen.
+    pub(super) fn is_alone(&self) -> bool {
+        self.group
+            .is_some_and(|group| group.config.primary == group.me && group.config.in_sync == InSync::Primary)
     }
 
-    /// The session as primary is over (rule 14): call on every volume of the group. While alone,
-    /// what was not acknowledged is dirty and answered alone.
-    pub fn close_session(&mut self, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    pub(super) fn tenure(&self) -> Option<Tenure> {
+        self.group.map(|group| group.config.tenure())
     }
 
-    /// A lane is back, or new, in the present session.
-    pub fn lane_up(&mut self, _lane: LaneId) {
-        unimplemented!()
+    pub(super) fn tick_clock(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
     }
 
-    /// A lane was given up. True: frames of the present session were unacknowledged on it, so the
-    /// group's session must be closed (rule 14).
-    #[must_use]
-    pub fn lane_lost(&mut self, _lane: LaneId) -> bool {
-        unimplemented!()
-    }
-
-    /// Guard of *join* (under the lock): nothing dirty or recovering, every started write sent in
-    /// this session. True: from now on an answer needs both copies, until `learned` or
-    /// `cancel_join`.
-    #[must_use]
-    pub fn try_join(&mut self) -> bool {
-        unimplemented!()
-    }
-
-    /// Takes a successful `try_join` back; only while no vote for the join was cast.
-    pub fn cancel_join(&mut self, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
-    }
-
-    /// How many regions may be copied at a time from now on (throttle; at most `Limits::copies`;
-    /// zero pauses resync, but not recovery).
-    pub fn set_copies(&mut self, _copies: u32, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
-    }
-
-    /// The region of a `Copy` action was read and sent as so many frames.
-    pub fn copy_sent(
-        &mut self,
-        _copy: CopyId,
-        _frames: Result<u32, CopyFailed>,
-        _cx: Context,
-        _out: &mut Vec<VolumeAction>,
-    ) {
-        unimplemented!()
-    }
-
-    /// Switchover, held and drained: clears all activity. True once that is durable: only then the
-    /// own vote. False while a write is in flight or the map is being written; ask again after the
-    /// next `Poke`.
-    pub fn clear_activity(&mut self, _cx: Context, _out: &mut Vec<VolumeAction>) -> bool {
-        unimplemented!()
+    pub(super) fn region_extent(&self, region: u64) -> Extent {
+        let lba = region * REGION_BLOCKS;
+        Extent::new(lba, REGION_BLOCKS.min(self.geometry().blocks.saturating_sub(lba)))
     }
 
     // The dirty map: the metadata thread.
 
     /// Snapshot of the changed pages, appended to `pages`. `None`: nothing to write, or the last
     /// snapshot is not durable yet (its `map_durable` asks again).
-    pub fn map_pages(&mut self, _pages: &mut Vec<MapPage>) -> Option<MapGeneration> {
-        unimplemented!()
+    pub fn map_pages(&mut self, pages: &mut Vec<MapPage>) -> Option<MapGeneration> {
+        let generation = self.map.snapshot(pages);
+        if generation.is_some() {
+            self.map_requested = false;
+            self.map_urgent = false;
+            self.map_lazy_since = None;
+        }
+        generation
     }
 
     /// The snapshot is on stable storage.
-    pub fn map_durable(&mut self, _generation: MapGeneration, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    pub fn map_durable(&mut self, generation: MapGeneration, cx: Context, out: &mut Vec<VolumeAction>) {
+        if !self.map.snapshot_durable(generation) {
+            return;
+        }
+        // Those that wait on enter the list anew.
+        let mut waiters = core::mem::take(&mut self.map_waiters);
+        core::mem::swap(&mut self.map_waiters, &mut self.map_spare);
+        for slot in waiters.drain(..) {
+            if self.commands.find_slot(slot).is_some_and(|command| command.awaits_map) {
+                self.commands.get(slot).awaits_map = false;
+                self.reconsider(slot, cx, out);
+            }
+        }
+        self.map_spare = waiters;
+        if self.map_urgent {
+            self.map_urgent = false;
+            self.request_map(out);
+        }
+        if self.poke_when_durable && !self.map_pending() {
+            self.poke_when_durable = false;
+            out.push(VolumeAction::Poke);
+        }
+        self.settle(cx, out);
     }
 
     /// The snapshot could not be written; what is on disk is unknown. It is asked for again.
-    pub fn map_failed(&mut self, _generation: MapGeneration, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    pub fn map_failed(&mut self, generation: MapGeneration, cx: Context, out: &mut Vec<VolumeAction>) {
+        if self.map.snapshot_failed(generation) {
+            self.request_map(out);
+            self.settle(cx, out);
+        }
+    }
+
+    /// Something waits for the map as it is now.
+    pub(super) fn request_map(&mut self, out: &mut Vec<VolumeAction>) {
+        if !self.map.changed() {
+            return; // the snapshot being written has it all
+        }
+        if self.map.writing() {
+            self.map_urgent = true;
+        } else if !self.map_requested {
+            self.map_requested = true;
+            out.push(VolumeAction::PersistMap);
+        }
+    }
+
+    /// The command goes on when a snapshot is durable.
+    pub(super) fn await_map(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
+        if !core::mem::replace(&mut self.commands.get(slot).awaits_map, true) {
+            self.map_waiters.push(slot);
+        }
+        self.request_map(out);
+    }
+
+    pub(super) fn map_pending(&self) -> bool {
+        self.map.changed() || self.map.writing()
+    }
+
+    /// From now on no answer before what is in the map now is durable.
+    pub(super) fn raise_barrier(&mut self, out: &mut Vec<VolumeAction>) {
+        self.barrier = self.map.covering();
+        self.request_map(out);
+    }
+
+    pub(super) fn barrier_is_down(&self) -> bool {
+        self.map.durable() >= self.barrier
     }
 
     // Time and status.
 
     /// Call at or after `next_timeout`: ends holds, clears activity of idle regions.
-    pub fn tick(&mut self, _cx: Context, _out: &mut Vec<VolumeAction>) {
-        unimplemented!()
+    pub fn tick(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        if self.hold_end().is_some_and(|end| cx.now.grantor >= end) {
+            // A draining array answers what is in flight; elsewhere nothing can be answered any more.
+            let started = self.gate.mode != Mode::Draining || self.lapsed_since.is_some();
+            self.lapsed_since = None;
+            self.refuse_all(Refusal::Transition, started, cx, out);
+        }
+        if self.is_primary() {
+            while let Some(region) = self.active.expire(cx.now.grantor, self.limits.activity_linger) {
+                self.retire(region);
+            }
+        }
+        if self.map_lazy_since.is_some_and(|since| cx.now.grantor >= since + LAZY_WRITE) {
+            self.map_lazy_since = None;
+            self.request_map(out);
+        }
+        self.settle(cx, out);
     }
 
     /// When `tick` is due next (grantor clock).
     pub fn next_timeout(&self) -> Option<Time> {
-        unimplemented!()
+        let waiting = self.commands.live() != 0;
+        let hold = self.hold_end().filter(|_| waiting && self.someone_is_held());
+        let expiry = self.active.next_expiry(self.limits.activity_linger).filter(|_| self.is_primary());
+        let lazy = self.map_lazy_since.map(|since| since + LAZY_WRITE);
+        [hold, expiry, lazy].into_iter().flatten().min()
+    }
+
+    fn someone_is_held(&self) -> bool {
+        let draining = self.gate.mode == Mode::Draining && self.lapsed_since.is_none();
+        self.commands.iter_live().any(|command| command.waiting() || (!draining && !command.answered))
     }
 
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let mut status = Status {
+            dirty_regions: self.must_copy.len(),
+            recovering_regions: self.recovering.len(),
+            active_regions: self.map.activity().len(),
+            map_pending: self.map_pending(),
+            peer_failed: self.peer_failed,
+            peer_refused: self.peer_refused,
+            store_failed: self.store_failed,
+            ..Status::default()
+        };
+        let primary = self.is_primary() || self.group.is_none();
+        for command in self.commands.iter_live() {
+            status.in_flight += u32::from(command.in_flight());
+            status.waiting += u32::from(command.waiting());
+            if command.store_io() {
+                status.store_io += 1;
+                status.store_io_old += u32::from(!primary || command.tenure != self.gate.tenure);
+            }
+            match command.mirror {
+                Mirror::Sent { at, .. } => {
+                    status.oldest_unacked = Self::oldest(status.oldest_unacked, Some(at));
+                }
+                Mirror::Unsent if command.must_be_mirrored() => status.unsent += 1,
+                _ => {}
+            }
+        }
+        self.copies.add_to(&mut status);
+        status.store_io += self.applies.running();
+        status.store_io_old += self.applies.running_old();
+        status
+    }
+
+    /// What every entry point ends with: lets entries of the ledger that became free go on, and
+    /// starts copies where there is room.
+    pub(super) fn settle(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        loop {
+            let mut at = 0;
+            while let Some(&number) = self.ready.get(at) {
+                at += 1;
+                if number < COMMAND_BASE {
+                    self.start_copy(number, cx, out);
+                } else {
+                    self.reconsider(number - COMMAND_BASE, cx, out);
+                }
+            }
+            self.ready.clear();
+            if !self.pump(cx, out) {
+                break;
+            }
+        }
+        if !self.map.changed() {
+            self.map_lazy_since = None;
+        } else if self.map_lazy_since.is_none() && !self.map_requested && !self.map_urgent {
+            self.map_lazy_since = Some(cx.now.grantor);
+        }
     }
 }

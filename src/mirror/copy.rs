@@ -1,0 +1,401 @@
+//! Copies of whole regions to the peer: resync, and recovery of regions in doubt.
+//!
+//! A copy is an entry of the ledger. Resync shares its region with readers; recovery shares it
+//! with nobody. A copy waits for the commands of its region that have started and goes before
+//! those that have not: they wait for it (a command queued on a region in doubt could otherwise
+//! stand before the very copy it waits for).
+
+use crate::block::StoreResult;
+use crate::mutation::{self, Mutation};
+use crate::time::Time;
+
+use super::api::{Context, CopyFailed, CopyId, CopyKind, LaneId, Limits, Status, VolumeAction};
+use super::command::Stage;
+use super::volume::{COMMAND_BASE, Volume};
+
+/// Set in the target part of a sequence that belongs to a copy; below it the copy's slot, then
+/// the frame.
+pub(super) const COPY_BIT: u64 = 1 << 19;
+pub(super) const FRAME_BITS: u32 = 8;
+const FRAMES: usize = Limits::COPY_FRAMES_MAX as usize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Vacant,
+    /// In the ledger; waits for started commands.
+    Waiting,
+    Sending {
+        lane: LaneId,
+        /// Sequence of its first frame.
+        sequence: u64,
+        at: Time,
+    },
+    /// Its session is over; the shell still reads.
+    Abandoned,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copy {
+    generation: u32,
+    state: State,
+    kind: CopyKind,
+    region: u64,
+    inserted: u64,
+    blockers: u32,
+    pub waiters: u32,
+    /// The shell has not called `copy_sent` yet.
+    reading: bool,
+    frames: Option<u32>,
+    acked: [u64; FRAMES / 64],
+}
+
+const VACANT: Copy = Copy {
+    generation: 0,
+    state: State::Vacant,
+    kind: CopyKind::Resync,
+    region: 0,
+    inserted: 0,
+    blockers: 0,
+    waiters: 0,
+    reading: false,
+    frames: None,
+    acked: [0; FRAMES / 64],
+};
+
+#[derive(Clone, Debug)]
+pub(super) struct Copies {
+    slots: Vec<Copy>,
+    /// Copies of resync allowed at a time.
+    allowed: u32,
+    /// Where the search for the next region goes on.
+    cursor: u64,
+    /// This copy's store could not be read: no more copies before the next session.
+    halted: bool,
+}
+
+impl Copies {
+    pub fn new(allowed: u32) -> Self {
+        Self { slots: Vec::new(), allowed, cursor: 0, halted: false }
+    }
+
+    pub fn get(&mut self, slot: u32) -> &mut Copy {
+        &mut self.slots[slot as usize]
+    }
+
+    fn at(&self, slot: u32) -> &Copy {
+        &self.slots[slot as usize]
+    }
+
+    fn find(&self, id: CopyId) -> Option<&Copy> {
+        self.slots.get(id.slot as usize).filter(|copy| copy.generation == id.generation)
+    }
+
+    /// Does this copy exclude a command?
+    pub fn excludes(&self, slot: u32, writes: bool) -> bool {
+        if mutation::on(Mutation::CopyDoesNotExclude) {
+            return false;
+        }
+        writes || self.at(slot).kind == CopyKind::Recover
+    }
+
+    /// A command that excludes it has left, started at `started`; true when the copy can go on.
+    pub fn unblock(&mut self, slot: u32, started: u64) -> bool {
+        let copy = self.get(slot);
+        if copy.state != State::Waiting || started == 0 || started > copy.inserted {
+            return false;
+        }
+        copy.blockers -= 1;
+        copy.blockers == 0
+    }
+
+    fn in_progress(&self) -> u32 {
+        let busy =
+            self.slots.iter().filter(|copy| matches!(copy.state, State::Waiting | State::Sending { .. }));
+        u32::try_from(busy.count()).unwrap_or(u32::MAX)
+    }
+
+    fn has(&self, region: u64) -> bool {
+        self.slots
+            .iter()
+            .any(|copy| matches!(copy.state, State::Waiting | State::Sending { .. }) && copy.region == region)
+    }
+
+    /// Nothing is being copied.
+    pub fn idle(&self) -> bool {
+        self.in_progress() == 0
+    }
+
+    pub fn wait_on(&self, lane: LaneId) -> bool {
+        self.slots.iter().any(|copy| matches!(copy.state, State::Sending { lane: on, .. } if on == lane))
+    }
+
+    pub fn add_to(&self, status: &mut Status) {
+        for copy in &self.slots {
+            status.store_io += u32::from(copy.reading);
+            if let State::Sending { at, .. } = copy.state
+                && !copy.reading
+            {
+                status.oldest_unacked = Volume::oldest(status.oldest_unacked, Some(at));
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        let vacant = self.slots.iter().position(|copy| copy.state == State::Vacant);
+        let at = vacant.unwrap_or(self.slots.len());
+        let slot = u32::try_from(at).ok().filter(|slot| *slot < Limits::COPIES_MAX)?;
+        if vacant.is_none() {
+            self.slots.push(VACANT);
+        }
+        let copy = self.get(slot);
+        *copy = Copy { generation: copy.generation.wrapping_add(1), ..VACANT };
+        Some(slot)
+    }
+}
+
+impl Volume {
+    /// How many regions may be copied at a time from now on (throttle; at most `Limits::copies`;
+    /// zero pauses resync, but not recovery).
+    pub fn set_copies(&mut self, copies: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        self.copies.allowed = copies.min(self.limits.copies);
+        self.settle(cx, out);
+    }
+
+    /// Starts copies while there is room for them; true when one was begun.
+    pub(super) fn pump(&mut self, cx: Context, out: &mut Vec<VolumeAction>) -> bool {
+        if self.must_copy.is_empty() && self.recovering.is_empty() {
+            return false;
+        }
+        if !self.can_send() || self.peer_failed || self.copies.halted {
+            return false;
+        }
+        let mut begun = false;
+        while let Some((region, kind)) = self.next_copy() {
+            let Some(slot) = self.copies.take() else { break };
+            self.begin_copy(slot, region, kind, cx, out);
+            begun = true;
+        }
+        begun
+    }
+
+    /// What to copy next: what is in doubt before what is out of sync.
+    fn next_copy(&self) -> Option<(u64, CopyKind)> {
+        let running = self.copies.in_progress();
+        if running >= self.limits.copies {
+            return None;
+        }
+        // With both copies needed and this store failing, the region is not made equal from it:
+        // the error is held until the group is handed over or the peer dropped (rule 17).
+        let hold = self.store_failed && self.needs_both();
+        if !self.recovering.is_empty() && !hold {
+            let mut region = self.recovering.next_from(0);
+            while let Some(at) = region {
+                if !self.copies.has(at) {
+                    return Some((at, CopyKind::Recover));
+                }
+                region = self.recovering.next_from(at + 1);
+            }
+        }
+        if running >= self.copies.allowed || !self.is_alone() {
+            return None;
+        }
+        let first = self.must_copy.next_from(self.copies.cursor);
+        let mut region = first.or_else(|| self.must_copy.next_from(0));
+        // At most `limits.copies` regions can be in the way, on each side of the end.
+        for _ in 0..=2 * self.limits.copies {
+            let at = region?;
+            if !self.copies.has(at) {
+                return Some((at, CopyKind::Resync));
+            }
+            region = self.must_copy.next_from(at + 1).or_else(|| self.must_copy.next_from(0));
+        }
+        None
+    }
+
+    fn begin_copy(
+        &mut self,
+        slot: u32,
+        region: u64,
+        kind: CopyKind,
+        cx: Context,
+        out: &mut Vec<VolumeAction>,
+    ) {
+        let inserted = self.tick_clock();
+        if kind == CopyKind::Resync {
+            self.copies.cursor = region + 1;
+        }
+        let extent = self.region_extent(region);
+        let mut overlaps = core::mem::take(&mut self.overlaps);
+        overlaps.clear();
+        self.ledger.overlapping(extent, &mut overlaps);
+        let (mut blockers, mut waiters) = (0, 0);
+        *self.copies.get(slot) =
+            Copy { state: State::Waiting, kind, region, inserted, ..*self.copies.at(slot) };
+        for &number in &overlaps {
+            if number < COMMAND_BASE {
+                continue; // another region's, beside it
+            }
+            let command = self.commands.get(number - COMMAND_BASE);
+            if !self.copies.excludes(slot, command.op.writes()) {
+                continue;
+            }
+            if command.stage == Stage::Queued {
+                command.blockers += 1;
+                waiters += 1;
+            } else {
+                command.waiters += 1;
+                blockers += 1;
+            }
+        }
+        self.overlaps = overlaps;
+        self.ledger.insert(slot, extent);
+        let copy = self.copies.get(slot);
+        copy.blockers = blockers;
+        copy.waiters = waiters;
+        self.start_copy(slot, cx, out);
+    }
+
+    /// Reads and sends a region that nobody writes now.
+    pub(super) fn start_copy(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        let &Copy { state, blockers, region, kind, generation, .. } = self.copies.at(slot);
+        if state != State::Waiting || blockers != 0 {
+            return;
+        }
+        let Some((lane, header)) = self.address_copy(slot, region, cx) else {
+            return self.leave_copy(slot); // no lane is up: begun again when one is
+        };
+        let copy = self.copies.get(slot);
+        copy.state = State::Sending { lane, sequence: header.sequence, at: cx.now.grantor };
+        copy.reading = true;
+        out.push(VolumeAction::Copy { copy: CopyId { slot, generation }, kind, lane, header });
+        if mutation::on(Mutation::R10SourceClearsEarly) {
+            self.must_copy.remove(region);
+            self.map.clear_out_of_sync(region);
+        }
+    }
+
+    /// The region of a `Copy` action was read and sent as so many frames.
+    pub fn copy_sent(
+        &mut self,
+        copy: CopyId,
+        frames: Result<u32, CopyFailed>,
+        cx: Context,
+        out: &mut Vec<VolumeAction>,
+    ) {
+        if !self.copies.find(copy).is_some_and(|copy| copy.reading) {
+            return;
+        }
+        let slot = copy.slot;
+        let copy = self.copies.get(slot);
+        copy.reading = false;
+        match (copy.state, frames) {
+            (State::Sending { lane, sequence, .. }, Ok(frames))
+                if (1..=Limits::COPY_FRAMES_MAX).contains(&frames) =>
+            {
+                // The time that counts for the peer begins when it has everything.
+                copy.state = State::Sending { lane, sequence, at: cx.now.grantor };
+                copy.frames = Some(frames);
+                self.copy_may_be_done(slot, out);
+            }
+            (State::Sending { .. }, _) => {
+                self.leave_copy(slot);
+                self.copies.halted = true;
+                self.store_has_failed(out);
+            }
+            _ => copy.state = State::Vacant,
+        }
+        self.settle(cx, out);
+    }
+
+    pub(super) fn copy_acked(
+        &mut self,
+        sequence: u64,
+        target: u64,
+        result: StoreResult,
+        _cx: Context,
+        out: &mut Vec<VolumeAction>,
+    ) {
+        let slot = u32::try_from(target >> FRAME_BITS).unwrap_or(u32::MAX);
+        let frame = usize::try_from(target % Limits::COPY_FRAMES_MAX as u64).unwrap_or(0);
+        let Some(copy) = self.copies.slots.get_mut(slot as usize) else { return };
+        let State::Sending { sequence: first, .. } = copy.state else { return };
+        if sequence - frame as u64 != first {
+            return;
+        }
+        if result == StoreResult::Done {
+            copy.acked[frame / 64] |= 1 << (frame % 64);
+            self.copy_may_be_done(slot, out);
+        } else {
+            self.leave_copy(slot);
+            self.peer_has_failed(out);
+        }
+    }
+
+    /// The region is equal once the peer has every frame of it on stable storage.
+    fn copy_may_be_done(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
+        let &Copy { frames, acked, region, .. } = self.copies.at(slot);
+        let acked: u32 = acked.iter().map(|word| word.count_ones()).sum();
+        if frames != Some(acked) {
+            return;
+        }
+        self.recovering.remove(region);
+        self.must_copy.remove(region);
+        // A region in recent use stays marked: its turn comes with its age.
+        if !self.active.contains(region) {
+            self.retire(region);
+        }
+        self.leave_copy(slot);
+        self.failed_may_be_settled();
+        if self.recovering.is_empty() && self.must_copy.is_empty() {
+            out.push(VolumeAction::Poke);
+        }
+    }
+
+    /// Leaves the ledger; commands that waited for it become ready.
+    fn leave_copy(&mut self, slot: u32) {
+        let copy = self.copies.get(slot);
+        let (region, waiters) = (copy.region, copy.waiters);
+        copy.state = if copy.reading { State::Abandoned } else { State::Vacant };
+        self.ledger.remove(slot);
+        if waiters == 0 {
+            return;
+        }
+        let mut overlaps = core::mem::take(&mut self.overlaps);
+        overlaps.clear();
+        self.ledger.overlapping(self.region_extent(region), &mut overlaps);
+        for &number in &overlaps {
+            if number < COMMAND_BASE {
+                continue;
+            }
+            let command = self.commands.get(number - COMMAND_BASE);
+            if command.stage == Stage::Queued && self.copies.excludes(slot, command.op.writes()) {
+                command.blockers -= 1;
+                if command.blockers == 0 {
+                    self.ready.push(number);
+                }
+            }
+        }
+        self.overlaps = overlaps;
+    }
+
+    /// The session is over: its copies begin again in the next one.
+    pub(super) fn abandon_copies(&mut self) {
+        self.copies.halted = false;
+        for slot in 0..COMMAND_BASE.min(u32::try_from(self.copies.slots.len()).unwrap_or(COMMAND_BASE)) {
+            if matches!(self.copies.at(slot).state, State::Waiting | State::Sending { .. }) {
+                self.leave_copy(slot);
+            }
+        }
+    }
+
+    /// Commands that failed here and whose regions are equal again become ready.
+    fn failed_may_be_settled(&mut self) {
+        let order = self.in_order();
+        for &slot in &order {
+            if self.commands.at(slot).stage == Stage::Failed {
+                self.ready.push(COMMAND_BASE + slot);
+            }
+        }
+        self.give_back(order);
+    }
+}
