@@ -73,6 +73,12 @@ pub enum Mutation {
     JoinWhileDirty,
     /// Resync: writers do not wait for the copy of their region.
     CopyDoesNotExclude,
+    /// Rule 2: the store reports a stable write done while it is not.
+    StoreWriteNotStable,
+    /// Rule 2: the store reports a flush done without one.
+    StoreFlushSkipped,
+    /// A vote or map is reported durable without a flush.
+    RecordFlushSkipped,
 }
 
 #[cfg(feature = "testing")]

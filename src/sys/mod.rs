@@ -4,3 +4,11 @@
 
 pub mod buffer;
 pub mod turn;
+pub mod engine;
+pub mod file;
+pub mod pool;
+pub mod runtime;
+#[cfg(feature = "testing")]
+pub mod trace;
+#[cfg(feature = "testing")]
+pub mod volatile;

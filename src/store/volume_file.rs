@@ -1,0 +1,313 @@
+//! The data of one virtual volume: a sparse file or a block device.
+//!
+//! Data begins at offset 0. Behind it, in the last 8 KiB of the file or device, stands the
+//! volume's record (magic, UUID, size), so that a blank, foreign or exchanged disk is noticed
+//! wherever it turns up. A [`DataFile`] is the open, locked volume; each data thread takes its own
+//! [`Handle`](super::Handle) of it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use thiserror::Error;
+
+use crate::block::{BLOCK, PHYSICAL_BLOCK};
+use crate::format::{Format, SlotError, Slots, slots::SLOT_UNIT};
+use crate::mirror::VolumeId;
+use crate::sys::engine::Engine;
+use crate::sys::file::{Access, Medium, RawFile};
+
+use super::data_dir::sync_directory_of;
+
+const RECORD: Slots =
+    Slots { format: Format { magic: *b"TWLNVOL\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
+
+/// Bytes behind the data that a volume's record takes.
+pub const TRAILER: u64 = 2 * SLOT_UNIT as u64;
+
+/// What is looked at before a block device is taken for blank: where labels, partition tables and
+/// file systems have their first marks.
+const BLANK_PROBE: usize = 1 << 20;
+
+/// Why a data file is not made or not taken.
+#[derive(Debug, Error)]
+pub enum VolumeFileError {
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} exists already; remove it or choose another path", path = path.display())]
+    Exists { path: PathBuf },
+    #[error("{path}: a volume of {asked} bytes does not fit; the limit here is {limit} bytes", path = path.display())]
+    TooLarge { path: PathBuf, asked: u64, limit: u64 },
+    #[error("{path}: the size {asked} is not a positive multiple of {PHYSICAL_BLOCK} bytes", path = path.display())]
+    BadSize { path: PathBuf, asked: u64 },
+    #[error("{path}: no space left for it", path = path.display())]
+    NoSpace { path: PathBuf },
+    #[error("{path} is in use by another process", path = path.display())]
+    Locked { path: PathBuf },
+    #[error("{path} is not blank (something begins in its first MiB or stands in its last 8 KiB); clear it with `wipefs -a` and `blkdiscard` if its content may go", path = path.display())]
+    NotBlank { path: PathBuf },
+    /// A new, replaced or wiped disk: holds no volume at all.
+    #[error("{path} holds no volume (its record {source})", path = path.display())]
+    NoVolume { path: PathBuf, source: SlotError },
+    #[error("{path} holds another volume ({found}, expected {expected})", path = path.display())]
+    OtherVolume { path: PathBuf, found: String, expected: String },
+    #[error("{path} holds {found} bytes of data, expected {expected}", path = path.display())]
+    OtherSize { path: PathBuf, found: u64, expected: u64 },
+}
+
+/// The open, locked data of one volume; clones share it.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// Holds the lock for as long as the volume is open; never O_DIRECT.
+    lock: RawFile,
+    /// What the data threads' handles are made of.
+    pub(super) raw: RawFile,
+    pub(super) engine: Engine,
+    pub(super) size: u64,
+    id: VolumeId,
+    /// I/O errors so far; bounds what is logged.
+    pub(super) errors: AtomicU64,
+}
+
+impl DataFile {
+    /// Makes the volume's data: a sparse file at `path` (which must not exist), or the block device
+    /// `path` (which must be blank). All of it reads as zeroes. Durable when it returns. Blocks.
+    ///
+    /// # Errors
+    /// See [`VolumeFileError`]; a file that could not be completed is removed again.
+    pub fn create(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+        let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
+        if size == 0 || size % u64::from(PHYSICAL_BLOCK) != 0 {
+            return Err(VolumeFileError::BadSize { path: path.to_owned(), asked: size });
+        }
+        if fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type())) {
+            return Self::create_on_device(path, id, size, engine);
+        }
+        let access = Access { create_new: true, volatile: engine.is_volatile(), ..Access::default() };
+        let raw = RawFile::open(path, access).map_err(|source| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                VolumeFileError::Exists { path: path.to_owned() }
+            } else {
+                failed(source)
+            }
+        })?;
+        let made = Self::fill(&raw, id, size).and_then(|()| {
+            sync_directory_of(path).map_err(failed)?;
+            Self::locked(raw, id, size, engine)
+        });
+        if made.is_err() {
+            // Best effort: the file is ours, new and empty.
+            let _ = fs::remove_file(path);
+        }
+        made
+    }
+
+    fn create_on_device(
+        path: &Path,
+        id: VolumeId,
+        size: u64,
+        engine: Engine,
+    ) -> Result<Self, VolumeFileError> {
+        let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
+        let access = Access { exclusive: true, volatile: engine.is_volatile(), ..Access::default() };
+        let raw = RawFile::open(path, access).map_err(failed)?;
+        let len = whole_blocks(raw.len().map_err(failed)?);
+        let limit = len.saturating_sub(TRAILER);
+        if size > limit {
+            return Err(VolumeFileError::TooLarge { path: path.to_owned(), asked: size, limit });
+        }
+        let mut probe = vec![0; BLANK_PROBE.min(usize::try_from(len).unwrap_or(BLANK_PROBE))];
+        raw.read_at(&mut probe, 0).map_err(failed)?;
+        let mut trailer = vec![0; RECORD.file_len()];
+        raw.read_at(&mut trailer, limit).map_err(failed)?;
+        if probe.iter().chain(&trailer).any(|&byte| byte != 0) {
+            return Err(VolumeFileError::NotBlank { path: path.to_owned() });
+        }
+        write_record(&raw, limit, id, size).map_err(failed)?;
+        Self::locked(raw, id, size, engine)
+    }
+
+    fn fill(raw: &RawFile, id: VolumeId, size: u64) -> Result<(), VolumeFileError> {
+        let path = raw.path();
+        let sized = size.checked_add(TRAILER).ok_or_else(|| io::ErrorKind::FileTooLarge.into());
+        let tried = sized.and_then(|len: u64| {
+            raw.set_len(len)?;
+            // The last block is written and read back: some file systems promise lengths that
+            // they cannot address.
+            write_record(raw, size, id, size)?;
+            read_record(raw, size)
+        });
+        match tried {
+            Ok(Ok(record)) if record == (id, size) => Ok(()),
+            Ok(_) => {
+                Err(VolumeFileError::TooLarge { path: path.to_owned(), asked: size, limit: size_limit(raw) })
+            }
+            Err(source) => Err(match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    VolumeFileError::NoSpace { path: path.to_owned() }
+                }
+                io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput => {
+                    let limit = size_limit(raw);
+                    VolumeFileError::TooLarge { path: path.to_owned(), asked: size, limit }
+                }
+                _ => VolumeFileError::Io { path: path.to_owned(), source },
+            }),
+        }
+    }
+
+    /// Opens the volume's data and takes its lock. Blocks.
+    ///
+    /// # Errors
+    /// Everything that is not this very volume is refused by name: blank, torn, foreign, another
+    /// volume, another size; and one that is open elsewhere.
+    pub fn open(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+        let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
+        let device =
+            fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+        let access = Access { exclusive: device, volatile: engine.is_volatile(), ..Access::default() };
+        let raw = RawFile::open(path, access).map_err(failed)?;
+        let len = whole_blocks(raw.len().map_err(failed)?);
+        let Some(at) = len.checked_sub(TRAILER) else {
+            return Err(VolumeFileError::OtherSize { path: path.to_owned(), found: len, expected: size });
+        };
+        let (found, found_size) = match read_record(&raw, at).map_err(failed)? {
+            Ok(record) => record,
+            Err(source) => return Err(VolumeFileError::NoVolume { path: path.to_owned(), source }),
+        };
+        if found != id {
+            let uuid = |id: VolumeId| uuid::Uuid::from_bytes(id.0).to_string();
+            return Err(VolumeFileError::OtherVolume {
+                path: path.to_owned(),
+                found: uuid(found),
+                expected: uuid(id),
+            });
+        }
+        if found_size != size || (raw.medium() != Medium::Device && at != size) || at < size {
+            let found = found_size.min(at);
+            return Err(VolumeFileError::OtherSize { path: path.to_owned(), found, expected: size });
+        }
+        Self::locked(raw, id, size, engine)
+    }
+
+    fn locked(raw: RawFile, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+        let path = raw.path().to_owned();
+        match raw.try_lock() {
+            Ok(true) => {}
+            Ok(false) => return Err(VolumeFileError::Locked { path }),
+            Err(source) => return Err(VolumeFileError::Io { path, source }),
+        }
+        // The data path's handles are made of this one, with O_DIRECT where it is to be had.
+        let direct = Access { direct: true, volatile: engine.is_volatile(), ..Access::default() };
+        let data = raw.reopen(direct).map_err(|source| VolumeFileError::Io { path, source })?;
+        Ok(Self {
+            inner: Arc::new(Inner { lock: raw, raw: data, engine, size, id, errors: AtomicU64::new(0) }),
+        })
+    }
+
+    /// Removes the data of a volume that is closed here: the file, or the record on a device (whose
+    /// data stays until it is overwritten). Blocks.
+    ///
+    /// # Errors
+    /// As [`DataFile::open`]: nothing that is not this volume is removed.
+    pub fn remove(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<(), VolumeFileError> {
+        let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
+        let file = Self::open(path, id, size, engine)?;
+        if file.inner.raw.medium() == Medium::Device {
+            let at = whole_blocks(file.inner.lock.len().map_err(failed)?).saturating_sub(TRAILER);
+            let blank = vec![0; RECORD.file_len()];
+            return file.inner.lock.write_at(&blank, at, true).map_err(failed);
+        }
+        fs::remove_file(path).map_err(failed)?;
+        sync_directory_of(path).map_err(failed)
+    }
+
+    pub fn id(&self) -> VolumeId {
+        self.inner.id
+    }
+
+    pub fn path(&self) -> &Path {
+        self.inner.raw.path()
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size
+    }
+
+    /// Capacity in logical blocks.
+    pub fn blocks(&self) -> u64 {
+        self.inner.size / u64::from(BLOCK)
+    }
+
+    /// Bytes of storage taken (less than the size where the volume is thin).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn allocated(&self) -> io::Result<u64> {
+        self.inner.raw.allocated()
+    }
+
+    /// The device the data lies on (`st_dev` or `st_rdev`).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn device(&self) -> io::Result<u64> {
+        self.inner.raw.device()
+    }
+
+    /// Reads and writes go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.inner.raw.direct().is_some()
+    }
+}
+
+/// The volume's record: UUID and size, written to both slots so that either one, rotten, is only
+/// the worse for a warning.
+fn write_record(raw: &RawFile, at: u64, id: VolumeId, size: u64) -> io::Result<()> {
+    let body = [&id.0[..], &size.to_le_bytes()].concat();
+    let slot = RECORD.encode(1, &body).unwrap_or_default(); // 24 bytes fit in any slot
+    raw.write_at(&[&slot[..], &slot[..]].concat(), at, true)
+}
+
+type Found = Result<(VolumeId, u64), SlotError>;
+
+fn read_record(raw: &RawFile, at: u64) -> io::Result<Found> {
+    let mut bytes = vec![0; RECORD.file_len()];
+    raw.read_at(&mut bytes, at)?;
+    Ok(RECORD.decode(&bytes).and_then(|newest| {
+        let fields = newest
+            .body
+            .split_first_chunk::<16>()
+            .and_then(|(id, rest)| Some((VolumeId(*id), u64::from_le_bytes(*rest.first_chunk::<8>()?))));
+        fields.ok_or(SlotError::Blank)
+    }))
+}
+
+fn whole_blocks(bytes: u64) -> u64 {
+    bytes - bytes % u64::from(PHYSICAL_BLOCK)
+}
+
+/// The largest volume that a file here can hold: tried on the file itself, which is about to go.
+fn size_limit(raw: &RawFile) -> u64 {
+    let block = u64::from(PHYSICAL_BLOCK);
+    let (mut fits, mut fails) = (0, i64::MAX.unsigned_abs() / block + 1);
+    while fails - fits > 1 {
+        let middle = fits + (fails - fits) / 2;
+        if raw.set_len(middle * block).is_ok() {
+            fits = middle;
+        } else {
+            fails = middle;
+        }
+    }
+    (fits * block).saturating_sub(TRAILER)
+}
+
+#[cfg(test)]
+#[path = "volume_file_tests.rs"]
+mod tests;
