@@ -153,7 +153,8 @@ impl Handle {
     /// of the physical block.
     fn widened(&self, extent: Extent) -> Extent {
         let align = self.inner.offset_align;
-        if extent.offset() % align == 0 && extent.bytes() % align == 0 { extent } else { extent.physical() }
+        let whole = extent.offset().is_multiple_of(align) && extent.bytes().is_multiple_of(align);
+        if whole { extent } else { extent.physical() }
     }
 
     /// Writes `data`, which is exactly the extent's bytes.

@@ -84,7 +84,7 @@ impl DataFile {
     /// See [`VolumeFileError`]; a file that could not be completed is removed again.
     pub fn create(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
-        if size == 0 || size % u64::from(PHYSICAL_BLOCK) != 0 {
+        if size == 0 || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
             return Err(VolumeFileError::BadSize { path: path.to_owned(), asked: size });
         }
         if fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type())) {
@@ -118,7 +118,7 @@ impl DataFile {
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
         let access = Access { exclusive: true, volatile: engine.is_volatile(), ..Access::default() };
         let raw = RawFile::open(path, access).map_err(failed)?;
-        let len = whole_blocks(raw.len().map_err(failed)?);
+        let len = whole_blocks(raw.size().map_err(failed)?);
         let limit = len.saturating_sub(TRAILER);
         if size > limit {
             return Err(VolumeFileError::TooLarge { path: path.to_owned(), asked: size, limit });
@@ -173,7 +173,7 @@ impl DataFile {
             fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
         let access = Access { exclusive: device, volatile: engine.is_volatile(), ..Access::default() };
         let raw = RawFile::open(path, access).map_err(failed)?;
-        let len = whole_blocks(raw.len().map_err(failed)?);
+        let len = whole_blocks(raw.size().map_err(failed)?);
         let Some(at) = len.checked_sub(TRAILER) else {
             return Err(VolumeFileError::OtherSize { path: path.to_owned(), found: len, expected: size });
         };
@@ -220,7 +220,7 @@ impl DataFile {
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
         let file = Self::open(path, id, size, engine)?;
         if file.inner.raw.medium() == Medium::Device {
-            let at = whole_blocks(file.inner.lock.len().map_err(failed)?).saturating_sub(TRAILER);
+            let at = whole_blocks(file.inner.lock.size().map_err(failed)?).saturating_sub(TRAILER);
             let blank = vec![0; RECORD.file_len()];
             return file.inner.lock.write_at(&blank, at, true).map_err(failed);
         }

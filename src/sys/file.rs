@@ -201,7 +201,7 @@ impl RawFile {
     ///
     /// # Errors
     /// The system's.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn size(&self) -> io::Result<u64> {
         if self.medium == Medium::Device {
             let mut bytes = 0;
             // SAFETY: the descriptor is open, and the kernel writes one u64.
@@ -216,7 +216,7 @@ impl RawFile {
     /// # Errors
     /// The system's.
     pub fn allocated(&self) -> io::Result<u64> {
-        if self.medium == Medium::Device { self.len() } else { Ok(self.file.metadata()?.blocks() * 512) }
+        if self.medium == Medium::Device { self.size() } else { Ok(self.file.metadata()?.blocks() * 512) }
     }
 
     /// Sets the size of a regular file.

@@ -3,12 +3,12 @@
 #![allow(unsafe_code)]
 
 pub mod buffer;
-pub mod turn;
 pub mod engine;
 pub mod file;
 pub mod pool;
 pub mod runtime;
 #[cfg(feature = "testing")]
 pub mod trace;
+pub mod turn;
 #[cfg(feature = "testing")]
 pub mod volatile;

@@ -34,7 +34,10 @@ struct Cache {
     dead: bool,
 }
 
-static FILES: Mutex<Option<HashMap<(u64, u64), Weak<Volatile>>>> = Mutex::new(None);
+/// The volatile files of this process, by device and inode.
+type Files = HashMap<(u64, u64), Weak<Volatile>>;
+
+static FILES: Mutex<Option<Files>> = Mutex::new(None);
 static SEED: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
 
 /// Sets where the random choices go on from.
@@ -133,7 +136,7 @@ impl Volatile {
                 }
             };
             whole[to..to + len].copy_from_slice(&bytes[at..at + len]);
-            if random() % 8 == 0 {
+            if random().is_multiple_of(8) {
                 self.file.write_all_at(&whole[..], sector * SECTOR)?;
             } else {
                 cache.held.insert(sector, whole);
