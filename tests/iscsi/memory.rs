@@ -135,6 +135,26 @@ impl MemoryNexus {
                 bytes[start..start + moved].copy_from_slice(&command.data.as_slice()[..moved]);
                 reply.wanted = len as u64;
             }
+            0x88 | 0x8a => unreachable!("made READ (10) and WRITE (10) by `start`"),
+            0x00 => {}
+            // Just enough for libiscsi to attach.
+            0x12 if cdb[1] & 1 == 0 => {
+                let mut data = vec![0, 0, 6, 2, 31, 0, 0, 2];
+                data.extend_from_slice(b"TWINLUN MEMORY          0001");
+                reply.data = buffer(&data);
+            }
+            0x12 if cdb[2] == 0 => reply.data = buffer(&[0, 0, 0, 1, 0]),
+            0x25 => {
+                let last = u32::try_from(BLOCKS - 1).unwrap();
+                reply.data = buffer(&[last.to_be_bytes(), 512_u32.to_be_bytes()].concat());
+            }
+            0x9e => {
+                let mut data = (BLOCKS as u64 - 1).to_be_bytes().to_vec();
+                data.extend_from_slice(&512_u32.to_be_bytes());
+                data.resize(32, 0);
+                reply.data = buffer(&data);
+            }
+            0xa0 => reply.data = buffer(&[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             _ => {
                 reply.status = 2;
                 reply.sense = Sense::new(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
@@ -145,8 +165,18 @@ impl MemoryNexus {
 }
 
 impl Nexus for MemoryNexus {
-    fn start(&mut self, command: Command, queue: &Arc<CompletionQueue>, finished: &mut Vec<Finished>) {
+    fn start(&mut self, mut command: Command, queue: &Arc<CompletionQueue>, finished: &mut Vec<Finished>) {
         self.queue = Some(Arc::clone(queue));
+        // The small addresses of this unit fit the shorter commands.
+        let cdb = &mut command.cdb;
+        if matches!(cdb[0], 0x88 | 0x8a) {
+            let (op, lba, blocks) =
+                (cdb[0] & 0x0f | 0x20, [cdb[6], cdb[7], cdb[8], cdb[9]], [cdb[12], cdb[13]]);
+            *cdb = [0; 16];
+            cdb[0] = op;
+            cdb[2..6].copy_from_slice(&lba);
+            cdb[7..9].copy_from_slice(&blocks);
+        }
         let mut state = self.memory.steering.state.lock().unwrap();
         if state.hold {
             state.held.push(Held { queue: Arc::clone(queue), task: command.task, aborted: false });
@@ -188,6 +218,12 @@ impl Nexus for MemoryNexus {
     fn managed(&mut self, function: TaskFunction, _: u64) {
         self.memory.steering.state.lock().unwrap().resets.push(function);
     }
+}
+
+fn buffer(bytes: &[u8]) -> Buffer {
+    let mut buffer = Buffer::with_len(bytes.len());
+    buffer.as_mut_slice().unwrap().copy_from_slice(bytes);
+    buffer
 }
 
 /// A portal on loopback with its data thread.

@@ -329,3 +329,13 @@ fn garbage_harms_only_its_sender() {
     assert_eq!(good.read(0, 8).len(), 4096);
     good.ping(b"alive");
 }
+
+/// For measurements by hand, with a client of one's own choice.
+#[test]
+#[ignore = "serves until SERVE_SECONDS are over"]
+fn serve() {
+    let target = Target::start();
+    println!("iscsi://{}/{TARGET}/0", target.address);
+    let seconds = std::env::var("SERVE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    std::thread::sleep(Duration::from_secs(seconds));
+}
