@@ -21,7 +21,7 @@ use crate::volume::{Completion, CompletionQueue};
 use super::acceptor::Accepted;
 use super::mailbox::{Barrier, Letter, Mailbox};
 use super::service::{End, Finished, Nexus, Service};
-use super::sessions::{Registration, Sessions};
+use super::sessions::{LoginPlace, MemoryShare, Registration, Sessions};
 use super::spin::Spin;
 
 /// Receive buffer of a quiet connection, and the step it grows by.
@@ -58,6 +58,7 @@ pub async fn serve_connection<S: Service>(accepted: Accepted, service: S, config
         }
     };
     let started = Instant::now();
+    let memory = config.sessions.memory_share();
     let mut served = Served {
         stream,
         peer,
@@ -67,6 +68,7 @@ pub async fn serve_connection<S: Service>(accepted: Accepted, service: S, config
         started,
         session: None,
         place: Some(place),
+        memory,
         queue: Arc::default(),
         mailbox: Arc::default(),
         received: vec![0; RECEIVE_MIN],
@@ -107,7 +109,8 @@ struct Served<S: Service> {
     config: Rc<PortalConfig>,
     started: Instant,
     session: Option<Session<S::Nexus>>,
-    place: Option<super::sessions::LoginPlace>,
+    place: Option<LoginPlace>,
+    memory: MemoryShare,
     queue: Arc<CompletionQueue>,
     mailbox: Arc<Mailbox>,
     received: Vec<u8>,
@@ -193,6 +196,8 @@ impl<S: Service> Served<S> {
             let room = self.core.wanted().max(self.received.len() + RECEIVE_MIN).min(RECEIVE_MAX);
             self.received.resize(room, 0);
         }
+        let memory = self.memory.set(self.core.memory());
+        self.core.set_memory_limit(memory);
         let now = self.now();
         // What is in the buffer precedes what is in the socket, so bytes may go directly to their
         // payload only while the buffer is empty.
@@ -369,8 +374,10 @@ impl<S: Service> Served<S> {
             Ok(()) => self.config.sessions.establish(candidate, tag, self.peer, &self.mailbox).await,
             Err(status) => Err(status),
         };
-        // The session replaces the place among the logins.
-        self.place = None;
+        // A session has a limit of its own; a discovery session stays among the logins.
+        if candidate.session_type == SessionType::Normal {
+            self.place = None;
+        }
         let registration = match made {
             Ok(registration) => registration,
             Err(status) => {

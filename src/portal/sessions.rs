@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration as WallDuration;
 
@@ -19,6 +20,9 @@ pub const SESSIONS_MAX: usize = 512;
 pub const SESSIONS_PER_INITIATOR: usize = 32;
 /// Most connections that are not logged in yet. Beyond it new ones are closed at once.
 pub const LOGINS_MAX: usize = 64;
+/// Payload memory of all sessions together, in bytes. Within it each has its own limit; when it is
+/// used up, a session with commands in progress gets TASK SET FULL for further ones.
+pub const MEMORY_MAX: usize = 1 << 30;
 /// How long a new login waits for the commands of the session it replaces; then it is refused, and
 /// the initiator tries again. Longer than any hold of a switchover.
 const REINSTATEMENT_WAIT: WallDuration = WallDuration::from_secs(10);
@@ -58,6 +62,8 @@ pub struct Sessions {
 struct Shared {
     state: Mutex<State>,
     reinstatement_wait: WallDuration,
+    /// Payload bytes of all sessions.
+    memory: AtomicUsize,
     /// Something left: a login that waits for it looks again.
     left: Notify,
 }
@@ -93,6 +99,36 @@ impl Drop for Registration {
     }
 }
 
+/// What one connection uses of [`MEMORY_MAX`].
+#[derive(Debug)]
+pub struct MemoryShare {
+    sessions: Sessions,
+    used: usize,
+}
+
+impl MemoryShare {
+    /// The connection uses `used` bytes now; returns how many it may use at most.
+    pub fn set(&mut self, used: usize) -> usize {
+        let memory = &self.sessions.shared.memory;
+        // Only the sum counts, and nothing else is ordered by it.
+        let total = if used >= self.used {
+            let more = used - self.used;
+            memory.fetch_add(more, Ordering::Relaxed) + more
+        } else {
+            let less = self.used - used;
+            memory.fetch_sub(less, Ordering::Relaxed) - less
+        };
+        self.used = used;
+        used + MEMORY_MAX.saturating_sub(total)
+    }
+}
+
+impl Drop for MemoryShare {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// A connection's place among those not logged in yet.
 #[derive(Debug)]
 pub struct LoginPlace(Sessions);
@@ -105,7 +141,12 @@ impl Drop for LoginPlace {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { state: Mutex::default(), reinstatement_wait: REINSTATEMENT_WAIT, left: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            reinstatement_wait: REINSTATEMENT_WAIT,
+            memory: AtomicUsize::new(0),
+            left: Notify::new(),
+        }
     }
 }
 
@@ -122,6 +163,11 @@ impl Sessions {
         }
         state.logins += 1;
         Some(LoginPlace(self.clone()))
+    }
+
+    /// A connection's share of the memory, none used yet.
+    pub fn memory_share(&self) -> MemoryShare {
+        MemoryShare { sessions: self.clone(), used: 0 }
     }
 
     /// Makes a session. One with the same key is ended first, and its commands are over when this
@@ -324,6 +370,17 @@ mod tests {
         let other = Candidate { cid: 1, ..candidate("iqn.h", first.tsih) };
         let other = sessions.establish(&other, 1, peer(), &mailbox).await;
         assert_eq!(other.map(|_| ()), Err(LoginStatus::TOO_MANY_CONNECTIONS));
+    }
+
+    #[test]
+    fn memory_is_shared() {
+        let sessions = Sessions::default();
+        let (mut one, mut two) = (sessions.memory_share(), sessions.memory_share());
+        assert_eq!(one.set(1000), MEMORY_MAX);
+        assert_eq!(two.set(MEMORY_MAX - 3000), MEMORY_MAX - 1000);
+        assert_eq!(one.set(1000), 3000);
+        drop(two);
+        assert_eq!(one.set(10), MEMORY_MAX);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -45,8 +45,9 @@ impl Connection {
         }
         let moved = command.expected_data_transfer_length.min(self.limits.command_bytes);
         let charge = if command.read || command.write { moved as usize } else { 0 };
-        let used = self.tasks.charged() + self.output.len();
-        if used > 0 && used + charge > self.limits.connection_bytes {
+        let used = self.memory();
+        let limit = self.limits.connection_bytes.min(self.memory_limit);
+        if used > 0 && used + charge > limit {
             self.answer_at_once(&command, TASK_SET_FULL, &[]);
             return Ok(None);
         }

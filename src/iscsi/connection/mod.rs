@@ -154,6 +154,8 @@ const PROTOCOL_ERROR: Violation = Violation(RejectReason::ProtocolError);
 pub struct Connection {
     target: TargetIdentity,
     limits: Limits,
+    /// What the shell allows, besides `limits.connection_bytes`.
+    memory_limit: usize,
     phase: Phase,
     session_type: SessionType,
     cid: u16,
@@ -182,6 +184,7 @@ impl Connection {
         Self {
             target,
             limits,
+            memory_limit: usize::MAX,
             phase: Phase::Login(Box::default()),
             session_type: SessionType::Normal,
             cid: 0,
@@ -280,6 +283,16 @@ impl Connection {
     /// Commands in progress, immediate ones included.
     pub const fn in_progress(&self) -> u32 {
         self.tasks.queued() + self.tasks.immediate()
+    }
+
+    /// Payload bytes that commands in progress stand for, and what waits to be sent.
+    pub const fn memory(&self) -> usize {
+        self.tasks.charged() + self.output.len()
+    }
+
+    /// From now on [`memory`](Self::memory) is to stay below this too.
+    pub const fn set_memory_limit(&mut self, bytes: usize) {
+        self.memory_limit = bytes;
     }
 
     /// The session exists: sends the final login response. `targets` is what SendTargets tells.
