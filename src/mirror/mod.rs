@@ -8,6 +8,7 @@ mod active;
 mod api;
 mod command;
 mod copy;
+pub mod frame;
 mod host;
 mod map;
 mod office;

@@ -10,7 +10,7 @@ const NONE: u32 = u32::MAX;
 const BUCKETS: usize = 1024;
 /// An entry that spans at most this many regions hangs in one chain for each; a wider one, or a
 /// wider question, looks at everything.
-const NARROW: u64 = 2;
+const NARROW: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
@@ -22,7 +22,7 @@ struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     extent: Extent,
-    links: [Link; NARROW as usize],
+    links: [Link; NARROW],
     /// Place in `members`, and in `wide` where it is wide.
     member: u32,
     wide: u32,
@@ -30,7 +30,7 @@ struct Entry {
 
 const UNLINKED: Link = Link { region: 0, next: NONE, previous: NONE };
 const ABSENT: Entry =
-    Entry { extent: Extent::new(0, 0), links: [UNLINKED; NARROW as usize], member: NONE, wide: NONE };
+    Entry { extent: Extent::new(0, 0), links: [UNLINKED; NARROW], member: NONE, wide: NONE };
 
 /// Extents by entry number.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ impl OverlapIndex {
         self.entries[at] = Entry { extent, member: place(self.members.len()), ..ABSENT };
         self.members.push(number);
         let (first, last) = span(extent);
-        if last - first >= NARROW {
+        if last - first >= NARROW as u64 {
             self.entries[at].wide = place(self.wide.len());
             self.wide.push(number);
             return;
@@ -129,7 +129,7 @@ impl OverlapIndex {
             return;
         }
         let (first, last) = span(extent);
-        if last - first >= NARROW {
+        if last - first >= NARROW as u64 {
             out.extend(
                 self.members.iter().filter(|&&number| self.entries[index(number)].extent.overlaps(extent)),
             );

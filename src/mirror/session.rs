@@ -100,10 +100,10 @@ impl Volume {
     /// Sends a write, once within a session.
     pub(super) fn send(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let &Command { op, extent, tenure, mirror, .. } = self.commands.at(slot);
-        let Some(session) = &mut self.session else { return };
-        if mirror != Mirror::Unsent || !self.group.is_some_and(|group| group.config.primary == group.me) {
+        if mirror != Mirror::Unsent || !self.is_primary() {
             return;
         }
+        let Some(session) = &mut self.session else { return };
         let Some(lane) = session.pick(cx.lane) else { return };
         let sequence = session.sequence(u64::from(slot));
         // The comparison was made here: only its write is mirrored.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::arbitration::{Config, Epoch, Gate, InSync, Lineage, Mode, Quorum, Side, Tenure};
-use crate::block::{Extent, Op, Outcome, Refusal, Request, StoreResult};
-use crate::time::{Duration, Now, Time};
+use crate::block::{Extent, Op, Outcome, Request, StoreResult};
+use crate::time::{Now, Time};
 
 pub(super) const LANE: LaneId = LaneId(0);
 
@@ -147,14 +147,6 @@ fn mirrored(actions: &[VolumeAction]) -> Vec<FrameHeader> {
         _ => None,
     };
     actions.iter().filter_map(header).collect()
-}
-
-fn copies(actions: &[VolumeAction]) -> Vec<(CopyId, CopyKind, FrameHeader)> {
-    let copy = |action: &VolumeAction| match action {
-        VolumeAction::Copy { copy, kind, header, .. } => Some((*copy, *kind, *header)),
-        _ => None,
-    };
-    actions.iter().filter_map(copy).collect()
 }
 
 #[test]
