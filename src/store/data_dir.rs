@@ -1,9 +1,223 @@
-//! The array's own directory: what lies where in it, the lock that keeps a second daemon out, and
-//! the identity that this array has for as long as the directory lives.
+//! The directory of an array or a witness: what lies where in it, the lock that keeps a second
+//! daemon out, and the identity that lives as long as the directory does.
+//!
+//! ```text
+//! LOCK            held while the daemon runs; names its process
+//! IDENTITY        two-slot record: UUID, owner, boot counter
+//! votes           record table: one entry a group
+//! objects         the object store
+//! maps/UUID       dirty map of a volume
+//! volumes/NAME    data of volumes without a path of their own
+//! ```
 
-use std::fs::{self, File};
-use std::io;
-use std::path::Path;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::records::{RecordError, RecordFile};
+use crate::arbitration::Side;
+use crate::format::{Format, Slots, slots::SLOT_UNIT};
+use crate::mirror::VolumeId;
+use crate::sys::engine::Engine;
+
+const IDENTITY: Slots =
+    Slots { format: Format { magic: *b"TWLNID\0\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
+
+/// Whose directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Array(Side),
+    Witness,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Array(side) => write!(f, "array {side}"),
+            Self::Witness => f.write_str("a witness"),
+        }
+    }
+}
+
+/// Who this daemon is, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Made with the directory; never changes.
+    pub uuid: Uuid,
+    pub owner: Owner,
+    /// Starts of the daemon on this directory, this one included (rule 14).
+    pub boot: u64,
+    /// The directory was made by this very start: this is a new array (rule 18).
+    pub fresh: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    #[error("data_dir {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("data_dir {path} is in use by process {pid}; stop that daemon first, or give this one a data_dir of its own", path = path.display())]
+    Locked { path: PathBuf, pid: String },
+    #[error("data_dir {path} belongs to {found}, but the configuration says {expected}", path = path.display())]
+    OtherOwner { path: PathBuf, found: Owner, expected: Owner },
+    #[error("data_dir {path} has no IDENTITY but holds {found}; restore IDENTITY, or name an empty directory", path = path.display())]
+    NoIdentity { path: PathBuf, found: String },
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("data_dir {path}: IDENTITY is of no known shape", path = path.display())]
+    BadIdentity { path: PathBuf },
+}
+
+/// An open, locked directory.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    engine: Engine,
+    /// Held until the daemon ends.
+    _lock: File,
+}
+
+/// Names that the directory may hold before it has an identity.
+const HARMLESS: [&str; 3] = ["LOCK", "IDENTITY", "lost+found"];
+
+impl DataDir {
+    /// Opens the directory, made if it is not there, takes its lock and durably counts this start.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Another daemon has it; it belongs to another side or role; it has content but no identity;
+    /// a torn or foreign IDENTITY; a full disk.
+    pub fn open(path: &Path, owner: Owner, engine: Engine) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let lock = Self::lock(path)?;
+        let identity_path = path.join("IDENTITY");
+        if !identity_path.exists() {
+            let foreign = fs::read_dir(path).map_err(failed)?.flatten().map(|entry| entry.file_name());
+            let foreign = foreign.filter(|name| !HARMLESS.iter().any(|harmless| name == harmless));
+            if let Some(found) = foreign.min() {
+                let found = found.to_string_lossy().into_owned();
+                return Err(DataDirError::NoIdentity { path: path.to_owned(), found });
+            }
+        }
+        let (mut record, body) = RecordFile::open(&identity_path, IDENTITY, engine)?;
+        let identity = match body {
+            None => Identity { uuid: Uuid::new_v4(), owner, boot: 1, fresh: true },
+            Some(body) => {
+                let known =
+                    decode(&body).ok_or_else(|| DataDirError::BadIdentity { path: path.to_owned() })?;
+                if known.owner != owner {
+                    let path = path.to_owned();
+                    return Err(DataDirError::OtherOwner { path, found: known.owner, expected: owner });
+                }
+                Identity { boot: known.boot.saturating_add(1), ..known }
+            }
+        };
+        record.write(&encode(&identity))?;
+        for below in ["maps", "volumes"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(path.join(below)).map_err(failed)?;
+        }
+        sync_directory_of(&identity_path).map_err(failed)?;
+        sync_directory_of(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), identity, engine, _lock: lock })
+    }
+
+    fn lock(path: &Path) -> Result<File, DataDirError> {
+        let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = options.open(path.join("LOCK")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only for the message.
+                let _ = lock.take(32).read_to_string(&mut pid);
+                let pid = match pid.trim() {
+                    "" => "(unknown)".to_owned(),
+                    pid => pid.to_owned(),
+                };
+                return Err(DataDirError::Locked { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let named = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        named.map_err(failed)?;
+        Ok(lock)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The engine that the directory's own files are written through.
+    pub const fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// The record table with the votes of all groups.
+    pub fn votes(&self) -> PathBuf {
+        self.path.join("votes")
+    }
+
+    /// The object store.
+    pub fn objects(&self) -> PathBuf {
+        self.path.join("objects")
+    }
+
+    /// The dirty map of a volume.
+    pub fn map(&self, volume: VolumeId) -> PathBuf {
+        self.path.join("maps").join(Uuid::from_bytes(volume.0).to_string())
+    }
+
+    /// Where a volume's data lies unless its creator names another place. `name` is a valid volume
+    /// name (no slash).
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.path.join("volumes").join(name)
+    }
+
+    /// The device that the directory lies on; a volume on the same one is to be warned about: a
+    /// hung disk then stops votes as well.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn device(&self) -> io::Result<u64> {
+        Ok(std::os::unix::fs::MetadataExt::dev(&fs::metadata(&self.path)?))
+    }
+}
+
+fn encode(identity: &Identity) -> Vec<u8> {
+    let owner = match identity.owner {
+        Owner::Array(Side::A) => 0,
+        Owner::Array(Side::B) => 1,
+        Owner::Witness => 2,
+    };
+    [&identity.uuid.as_bytes()[..], &[owner], &identity.boot.to_le_bytes()].concat()
+}
+
+fn decode(body: &[u8]) -> Option<Identity> {
+    let (uuid, rest) = body.split_first_chunk::<16>()?;
+    let (&owner, rest) = rest.split_first()?;
+    let owner = match owner {
+        0 => Owner::Array(Side::A),
+        1 => Owner::Array(Side::B),
+        2 => Owner::Witness,
+        _ => return None,
+    };
+    let boot = u64::from_le_bytes(*rest.first_chunk::<8>()?);
+    Some(Identity { uuid: Uuid::from_bytes(*uuid), owner, boot, fresh: false })
+}
 
 /// A file was made, renamed or removed: makes that durable.
 ///
@@ -17,7 +231,59 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-#[expect(unused, reason = "comes with the directory's layout")]
-fn todo() {
-    let _ = fs::metadata("");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Owner = Owner::Array(Side::A);
+
+    #[test]
+    fn keeps_its_identity_and_counts_its_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let first = DataDir::open(&path, A, Engine::Plain).unwrap().identity();
+        assert!(first.fresh && first.boot == 1);
+        let second = DataDir::open(&path, A, Engine::Plain).unwrap().identity();
+        assert_eq!(second, Identity { boot: 2, fresh: false, ..first });
+        let other = DataDir::open(&path, Owner::Array(Side::B), Engine::Plain).unwrap_err();
+        assert!(matches!(other, DataDirError::OtherOwner { .. }), "{other}");
+        assert_eq!(DataDir::open(&path, A, Engine::Plain).unwrap().identity().boot, 3);
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_and_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::open(dir.path(), A, Engine::Plain).unwrap();
+        let error = DataDir::open(dir.path(), A, Engine::Plain).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(held);
+        assert_eq!(DataDir::open(dir.path(), A, Engine::Plain).unwrap().identity().boot, 2);
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("holiday.jpg"), b"x").unwrap();
+        let error = DataDir::open(dir.path(), A, Engine::Plain).unwrap_err();
+        assert!(matches!(error, DataDirError::NoIdentity { .. }), "{error}");
+        assert!(!dir.path().join("IDENTITY").exists());
+    }
+
+    #[test]
+    fn a_foreign_or_torn_identity_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), A, Engine::Plain).unwrap());
+        let path = dir.path().join("IDENTITY");
+        let good = fs::read(&path).unwrap();
+        let mut torn = good.clone();
+        torn[30] ^= 1;
+        torn[4096 + 30] ^= 1;
+        for bad in [vec![0x11; 8192], torn] {
+            fs::write(&path, bad).unwrap();
+            let error = DataDir::open(dir.path(), A, Engine::Plain).unwrap_err().to_string();
+            assert!(error.contains("IDENTITY"), "{error}");
+        }
+        fs::write(&path, good).unwrap();
+        assert_eq!(DataDir::open(dir.path(), A, Engine::Plain).unwrap().identity().boot, 2);
+    }
 }

@@ -2,8 +2,13 @@
 
 pub mod data_dir;
 mod handle;
+pub mod map_file;
 pub mod objects;
+pub mod records;
 pub mod volume_file;
 
+pub use data_dir::{DataDir, DataDirError, Identity, Owner};
 pub use handle::{Durability, Handle};
+pub use map_file::MapFile;
+pub use records::{RecordError, RecordFile, RecordTable};
 pub use volume_file::{DataFile, VolumeFileError};

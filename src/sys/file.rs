@@ -364,6 +364,14 @@ impl RawFile {
         }
         seek_data(&self.file, offset, end)
     }
+
+    /// The power goes for this volatile file; see `Volatile::crash`.
+    #[cfg(feature = "testing")]
+    pub fn cut_power(&self) {
+        if let Some(volatile) = &self.volatile {
+            volatile.crash();
+        }
+    }
 }
 
 /// SEEK_DATA, then SEEK_HOLE; see [`RawFile::next_data`].

@@ -3,10 +3,13 @@
 #![allow(unsafe_code)]
 
 pub mod buffer;
+pub mod clock;
 pub mod engine;
 pub mod file;
 pub mod pool;
 pub mod runtime;
+pub mod socket;
+pub mod thread;
 #[cfg(feature = "testing")]
 pub mod trace;
 pub mod turn;
