@@ -1,0 +1,74 @@
+//! The sending end of a lane, as volumes see it: a queue that the lane's connection drains.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use tokio::sync::Notify;
+
+use crate::block::StoreResult;
+use crate::mirror::{FrameHeader, SessionId};
+use crate::sys::buffer::Buffer;
+
+use super::VolumeKey;
+
+/// One frame on its way to the peer.
+#[derive(Debug)]
+pub enum LaneFrame {
+    Data {
+        volume: VolumeKey,
+        header: FrameHeader,
+        data: Buffer,
+    },
+    Acknowledge {
+        volume: VolumeKey,
+        session: SessionId,
+        sequence: u64,
+        /// `None`: refused, another session or tenure is in force.
+        result: Option<StoreResult>,
+    },
+}
+
+/// Queue of one lane that is up; lives on the lane's data thread. What can be in it is bounded by
+/// the ledger's slots (one frame each), the copies in progress, and the frames received (one
+/// acknowledgement each).
+#[derive(Debug, Default)]
+pub struct LaneOut {
+    queue: RefCell<VecDeque<LaneFrame>>,
+    wake: Notify,
+    closed: Cell<bool>,
+}
+
+impl LaneOut {
+    /// Queues a frame; dropped when the lane is closed (the session ends with it anyway).
+    pub fn push(&self, frame: LaneFrame) {
+        if self.closed.get() {
+            return;
+        }
+        let mut queue = self.queue.borrow_mut();
+        queue.push_back(frame);
+        if queue.len() == 1 {
+            drop(queue);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes everything queued so far (appending).
+    pub fn drain(&self, into: &mut VecDeque<LaneFrame>) {
+        into.append(&mut self.queue.borrow_mut());
+    }
+
+    /// Ends when something may have been queued since the last `drain`, or the lane was closed.
+    pub async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.queue.borrow_mut().clear();
+        self.wake.notify_one();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+}

@@ -1,0 +1,21 @@
+//! A core's actions together with the payloads they need, ready to be carried out on a thread.
+
+use crate::block::{Request, StoreResult};
+use crate::mirror::{ApplyId, CommandId, CopyId, CopyKind, FrameHeader, LaneId, SessionId};
+use crate::sys::buffer::Buffer;
+
+/// One step that the shell carries out without holding the volume's lock.
+#[derive(Debug)]
+pub enum Work {
+    /// I/O of a host command on this array's copy.
+    Local { command: CommandId, request: Request, data: Buffer },
+    /// First half of COMPARE AND WRITE.
+    Compare { command: CommandId, request: Request, data: Buffer },
+    /// The command's data to the peer.
+    Mirror { lane: LaneId, header: FrameHeader, data: Buffer },
+    /// A region to the peer.
+    Copy { copy: CopyId, kind: CopyKind, lane: LaneId, header: FrameHeader },
+    /// A frame of the peer into this copy.
+    Apply { apply: ApplyId, lane: LaneId, header: FrameHeader, data: Buffer },
+    Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
+}
