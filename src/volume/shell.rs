@@ -189,3 +189,89 @@ impl Volume {
         effects
     }
 }
+
+impl Inner {
+    /// Turns the core's actions into work with payloads, and outcomes into completions.
+    fn collect(&mut self, actions: &mut Vec<VolumeAction>, effects: &mut Effects, volume: &Volume) {
+        let here = DataThread::current().map(|thread| thread.index);
+        for action in actions.drain(..) {
+            match action {
+                VolumeAction::Local { command } => {
+                    if let Some(pending) = self.pending(command) {
+                        let work = Work::Local { command, request: pending.request, data: pending.data.clone() };
+                        effects.work.push((work, here.unwrap_or(pending.thread)));
+                    }
+                }
+                VolumeAction::Compare { command } => {
+                    if let Some(pending) = self.pending(command) {
+                        let work =
+                            Work::Compare { command, request: pending.request, data: pending.data.clone() };
+                        effects.work.push((work, here.unwrap_or(pending.thread)));
+                    }
+                }
+                VolumeAction::Mirror { command, lane, header } => {
+                    if let Some(pending) = self.pending(command) {
+                        let work = Work::Mirror { lane, header, data: pending.mirrored() };
+                        effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                    }
+                }
+                VolumeAction::Answer { command, outcome } => self.answer(command, outcome, effects),
+                VolumeAction::PersistMap => effects.persist = true,
+                VolumeAction::Copy { copy, kind, lane, header } => {
+                    let work = Work::Copy { copy, kind, lane, header };
+                    effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                }
+                VolumeAction::Apply { apply, lane, header } => {
+                    let data = self.applies.get(apply.0 as usize).and_then(Option::as_ref);
+                    let data = data.map(|(data, _)| data.clone()).unwrap_or_default();
+                    let thread = here.unwrap_or_else(|| volume.0.mailboxes.thread_of(lane));
+                    effects.work.push((Work::Apply { apply, lane, header, data }, thread));
+                }
+                VolumeAction::Acknowledge { lane, session, sequence, result } => {
+                    let work = Work::Acknowledge { lane, session, sequence, result };
+                    effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                }
+                VolumeAction::Poke => effects.poke = true,
+            }
+        }
+    }
+
+    fn pending(&self, command: CommandId) -> Option<&Pending> {
+        self.commands.get(command.0 as usize)?.pending.as_ref()
+    }
+
+    /// The command is over: frees its payload and slot, and addresses the completion.
+    fn answer(&mut self, command: CommandId, outcome: Outcome, effects: &mut Effects) {
+        let Some(slot) = self.commands.get_mut(command.0 as usize) else { return };
+        let Some(pending) = slot.pending.take() else { return };
+        slot.life = slot.life.wrapping_add(1);
+        self.core.release(command);
+        let data = match (pending.request.op, outcome) {
+            (Op::Read, Outcome::Good) => pending.data,
+            _ => Buffer::empty(),
+        };
+        effects.done.push((pending.reply.clone(), Completion { tag: pending.reply.tag, outcome, data }));
+    }
+
+    fn store(&mut self, command: CommandId, pending: Pending) -> Ticket {
+        let at = command.0 as usize;
+        if self.commands.len() <= at {
+            self.commands.resize_with(at + 1, Slot::default);
+        }
+        self.commands[at].pending = Some(pending);
+        Ticket(u64::from(self.commands[at].life) << 32 | u64::from(command.0))
+    }
+}
+
+impl Pending {
+    /// What goes to the peer: a COMPARE AND WRITE is mirrored as the write it became.
+    fn mirrored(&self) -> Buffer {
+        self.data.clone()
+    }
+}
+
+/// Time and lane of the calling thread.
+fn context() -> Context {
+    let lane = DataThread::current().and_then(|thread| thread.own_lane());
+    Context { now: clock::now(), lane }
+}
