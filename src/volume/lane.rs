@@ -6,21 +6,21 @@ use std::collections::VecDeque;
 use tokio::sync::Notify;
 
 use crate::block::StoreResult;
-use crate::mirror::{FrameHeader, SessionId};
+use crate::mirror::{FrameHeader, SessionId, VolumeId};
 use crate::sys::buffer::Buffer;
 
-use super::VolumeKey;
+
 
 /// One frame on its way to the peer.
 #[derive(Debug)]
 pub enum LaneFrame {
     Data {
-        volume: VolumeKey,
+        volume: VolumeId,
         header: FrameHeader,
         data: Buffer,
     },
     Acknowledge {
-        volume: VolumeKey,
+        volume: VolumeId,
         session: SessionId,
         sequence: u64,
         /// `None`: refused, another session or tenure is in force.

@@ -4,33 +4,26 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::arbitration::GroupId;
 use crate::block::{Op, Outcome, Request, StoreResult};
-use crate::mirror::{self, ApplyId, CommandId, Context, CopyId, FrameHeader, LaneId, VolumeAction};
+use crate::mirror::{
+    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, VolumeAction,
+    VolumeId,
+};
 use crate::store::DataFile;
 use crate::sys::buffer::Buffer;
 use crate::sys::clock;
 
-use super::thread::{DataThread, Job, Mailboxes};
+use super::perform;
+use super::thread::{DataThread, Mailboxes};
 use super::work::Work;
 use super::{BlockVolume, Completion, ReplyTo, Submitted, Ticket};
-
-/// Names a volume on both arrays of a pair: the UUID it was created with.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeKey(pub [u8; 16]);
-
-impl fmt::Debug for VolumeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", uuid::Uuid::from_bytes(self.0))
-    }
-}
 
 /// Where a volume tells the rest of the array that something is up. Called without the lock.
 pub trait Listener: Send + Sync + fmt::Debug {
     /// The group's control should look at its volumes.
-    fn poke(&self, volume: VolumeKey);
+    fn poke(&self, volume: VolumeId);
     /// Pages of the dirty map wait to be written.
-    fn persist_map(&self, volume: VolumeKey);
+    fn persist_map(&self, volume: &Volume);
 }
 
 /// A volume; clones name the same one.
@@ -38,7 +31,7 @@ pub trait Listener: Send + Sync + fmt::Debug {
 pub struct Volume(Arc<Shared>);
 
 struct Shared {
-    key: VolumeKey,
+    id: VolumeId,
     file: Arc<DataFile>,
     mailboxes: Mailboxes,
     listener: Arc<dyn Listener>,
@@ -49,30 +42,24 @@ struct Shared {
 
 impl fmt::Debug for Volume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Volume").field("key", &self.0.key).finish_non_exhaustive()
+        write!(f, "Volume({})", uuid::Uuid::from_bytes(self.0.id.0))
     }
 }
 
 /// What the lock covers.
 #[derive(Debug)]
-pub struct Inner {
-    pub core: mirror::Volume,
-    group: Option<GroupId>,
-    commands: Vec<Slot>,
-    applies: Vec<Option<(Buffer, LaneId)>>,
+struct Inner {
+    core: mirror::Volume,
+    commands: Vec<Option<Pending>>,
+    applies: Vec<Option<(ApplyId, Buffer)>>,
+    /// The core's outputs; empty between calls.
     actions: Vec<VolumeAction>,
 }
 
-/// A host command's payload and return address, under its number in the core.
-#[derive(Debug, Default)]
-struct Slot {
-    /// Raised when the slot is reused, so that an old ticket cannot abort a new command.
-    life: u32,
-    pending: Option<Pending>,
-}
-
+/// A host command's payload and return address, under its slot in the core.
 #[derive(Debug)]
 struct Pending {
+    command: CommandId,
     request: Request,
     data: Buffer,
     reply: ReplyTo,
@@ -82,75 +69,76 @@ struct Pending {
 
 /// What a call into the core brought about, to be done without the lock.
 #[derive(Debug, Default)]
-struct Effects {
-    work: Vec<(Work, usize)>,
-    done: Vec<(ReplyTo, Completion)>,
-    poke: bool,
-    persist: bool,
+pub(super) struct Effects {
+    /// Work and the thread it belongs to.
+    pub work: Vec<(Work, usize)>,
+    pub done: Vec<(ReplyTo, Completion)>,
+    pub poke: bool,
+    pub persist: bool,
+}
+
+impl Effects {
+    pub fn is_empty(&self) -> bool {
+        self.work.is_empty() && self.done.is_empty() && !self.poke && !self.persist
+    }
 }
 
 impl Volume {
     pub fn new(
-        key: VolumeKey,
+        id: VolumeId,
         core: mirror::Volume,
-        group: Option<GroupId>,
         file: Arc<DataFile>,
         mailboxes: Mailboxes,
         listener: Arc<dyn Listener>,
     ) -> Self {
-        let inner = Inner {
-            core,
-            group,
-            commands: Vec::new(),
-            applies: Vec::new(),
-            actions: Vec::new(),
-        };
-        Self(Arc::new(Shared {
-            key,
-            file,
-            mailboxes,
-            listener,
-            poked: AtomicBool::new(false),
-            inner: Mutex::new(inner),
-        }))
+        let inner = Inner { core, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
+        let poked = AtomicBool::new(false);
+        Self(Arc::new(Shared { id, file, mailboxes, listener, poked, inner: Mutex::new(inner) }))
     }
 
-    pub fn key(&self) -> VolumeKey {
-        self.0.key
+    pub fn id(&self) -> VolumeId {
+        self.0.id
     }
 
     pub fn file(&self) -> &Arc<DataFile> {
         &self.0.file
     }
 
-    pub fn group(&self) -> Option<GroupId> {
-        self.lock().group
+    pub fn mailboxes(&self) -> &Mailboxes {
+        &self.0.mailboxes
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic under the lock ends the process (panic hook of the daemon); never reached.
+        // A panic under the lock ends the process (the daemon aborts on panic); never poisoned.
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls the core under the lock and carries out what comes of it. For the control thread and
-    /// for anything rare; the data path goes through [`BlockVolume`].
-    pub fn with<R>(&self, call: impl FnOnce(&mut mirror::Volume, &mut Vec<VolumeAction>) -> R) -> R {
-        let mut effects = Effects::default();
-        let result = {
-            let mut inner = self.lock();
-            let mut actions = std::mem::take(&mut inner.actions);
-            let result = call(&mut inner.core, &mut actions);
-            inner.collect(&mut actions, &mut effects, self);
-            inner.actions = actions;
-            result
-        };
-        self.carry_out(effects);
+    /// Calls the core under the lock and gathers what comes of it.
+    fn call<R>(
+        &self,
+        effects: &mut Effects,
+        call: impl FnOnce(&mut Inner, Context, &mut Vec<VolumeAction>) -> R,
+    ) -> R {
+        let thread = DataThread::current_index();
+        let context = Context { now: clock::now(), lane: DataThread::current_lane() };
+        let mut inner = self.lock();
+        let mut actions = std::mem::take(&mut inner.actions);
+        let result = call(&mut inner, context, &mut actions);
+        inner.collect(&mut actions, effects, &self.0.mailboxes, thread);
+        inner.actions = actions;
         result
     }
 
-    /// The group this volume belongs to from now on.
-    pub fn set_group(&self, group: Option<GroupId>) {
-        self.lock().group = group;
+    /// Calls the core and carries out its actions. For the control and metadata threads and for
+    /// anything rare; host commands go through [`BlockVolume`].
+    pub fn with<R>(
+        &self,
+        call: impl FnOnce(&mut mirror::Volume, Context, &mut Vec<VolumeAction>) -> R,
+    ) -> R {
+        let mut effects = Effects::default();
+        let result = self.call(&mut effects, |inner, context, out| call(&mut inner.core, context, out));
+        perform::carry_out(self, effects);
+        result
     }
 
     /// Clears the mark of a poke under way; the control calls it before it looks.
@@ -160,118 +148,183 @@ impl Volume {
 
     /// A frame of the peer came in on a lane of this thread.
     pub fn receive(&self, lane: LaneId, header: FrameHeader, data: Buffer) {
-        let context = context();
         let mut effects = Effects::default();
-        {
-            let mut inner = self.lock();
-            let mut actions = std::mem::take(&mut inner.actions);
-            if let Some(apply) = inner.core.receive(lane, header, context, &mut actions) {
-                let at = apply.0 as usize;
+        self.call(&mut effects, |inner, context, out| {
+            if let Some(apply) = inner.core.receive(lane, header, context, out) {
+                let at = apply.slot() as usize;
                 if inner.applies.len() <= at {
                     inner.applies.resize_with(at + 1, || None);
                 }
-                inner.applies[at] = Some((data, lane));
+                inner.applies[at] = Some((apply, data));
             }
-            inner.collect(&mut actions, &mut effects, self);
-            inner.actions = actions;
-        }
-        self.carry_out(effects);
+        });
+        perform::carry_out(self, effects);
     }
 
-    fn finish(&self, call: impl FnOnce(&mut mirror::Volume, Context, &mut Vec<VolumeAction>)) -> Effects {
-        let context = context();
+    /// The peer's answer to a frame of this volume.
+    pub fn acknowledged(&self, session: SessionId, sequence: u64, result: Option<StoreResult>) {
+        self.with(|core, context, out| core.mirror_acked(session, sequence, result, context, out));
+    }
+
+    pub(super) fn local_done(
+        &self,
+        command: CommandId,
+        result: StoreResult,
+        data: Option<Buffer>,
+        effects: &mut Effects,
+    ) {
+        self.call(effects, |inner, context, out| {
+            if let Some(data) = data
+                && let Some(pending) = inner.pending_mut(command)
+            {
+                pending.data = data;
+            }
+            inner.core.local_done(command, result, context, out);
+        });
+    }
+
+    pub(super) fn applied(&self, apply: ApplyId, result: StoreResult, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| {
+            inner.free_apply(apply);
+            inner.core.applied(apply, result, context, out);
+        });
+    }
+
+    pub(super) fn copy_sent(&self, copy: CopyId, frames: Result<u32, CopyFailed>, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| inner.core.copy_sent(copy, frames, context, out));
+    }
+
+    /// Tells the listener what the effects ask for.
+    pub(super) fn notify(&self, effects: &Effects) {
+        if effects.persist {
+            self.0.listener.persist_map(self);
+        }
+        if effects.poke && !self.0.poked.swap(true, Ordering::AcqRel) {
+            self.0.listener.poke(self.0.id);
+        }
+    }
+}
+
+impl BlockVolume for Volume {
+    fn submit(&self, request: Request, data: Buffer, reply: ReplyTo) -> Submitted {
+        let tag = reply.tag;
+        let queue = Arc::clone(&reply.queue);
         let mut effects = Effects::default();
-        let mut inner = self.lock();
-        let mut actions = std::mem::take(&mut inner.actions);
-        call(&mut inner.core, context, &mut actions);
-        inner.collect(&mut actions, &mut effects, self);
-        inner.actions = actions;
-        effects
+        let taken = self.call(&mut effects, |inner, context, out| {
+            let command = inner.core.submit(request, context, out)?;
+            let thread = DataThread::current_index().unwrap_or(0);
+            inner.keep(Pending { command, request, data, reply, thread });
+            Ok(command)
+        });
+        match taken {
+            Ok(command) => {
+                let mut direct = None;
+                perform::carry_out_for(self, effects, &queue, tag, &mut direct);
+                match direct {
+                    Some(completion) => Submitted::Done(completion),
+                    None => Submitted::Pending(Ticket(command.to_bits())),
+                }
+            }
+            Err(refusal) => {
+                perform::carry_out(self, effects);
+                let outcome = Outcome::Refused(refusal);
+                Submitted::Done(Completion { tag, outcome, data: Buffer::empty() })
+            }
+        }
+    }
+
+    fn abort(&self, ticket: Ticket) {
+        let command = CommandId::from_bits(ticket.0);
+        self.with(|core, context, out| core.abort(command, context, out));
     }
 }
 
 impl Inner {
+    fn keep(&mut self, pending: Pending) {
+        let at = pending.command.slot() as usize;
+        if self.commands.len() <= at {
+            self.commands.resize_with(at + 1, || None);
+        }
+        self.commands[at] = Some(pending);
+    }
+
+    fn pending_mut(&mut self, command: CommandId) -> Option<&mut Pending> {
+        self.commands.get_mut(command.slot() as usize)?.as_mut().filter(|p| p.command == command)
+    }
+
+    fn free_apply(&mut self, apply: ApplyId) -> Option<Buffer> {
+        let slot = self.applies.get_mut(apply.slot() as usize)?;
+        slot.take_if(|(id, _)| *id == apply).map(|(_, data)| data)
+    }
+
     /// Turns the core's actions into work with payloads, and outcomes into completions.
-    fn collect(&mut self, actions: &mut Vec<VolumeAction>, effects: &mut Effects, volume: &Volume) {
-        let here = DataThread::current().map(|thread| thread.index);
+    fn collect(
+        &mut self,
+        actions: &mut Vec<VolumeAction>,
+        effects: &mut Effects,
+        mailboxes: &Mailboxes,
+        here: Option<usize>,
+    ) {
         for action in actions.drain(..) {
             match action {
-                VolumeAction::Local { command } => {
-                    if let Some(pending) = self.pending(command) {
-                        let work = Work::Local { command, request: pending.request, data: pending.data.clone() };
-                        effects.work.push((work, here.unwrap_or(pending.thread)));
-                    }
-                }
-                VolumeAction::Compare { command } => {
-                    if let Some(pending) = self.pending(command) {
-                        let work =
-                            Work::Compare { command, request: pending.request, data: pending.data.clone() };
-                        effects.work.push((work, here.unwrap_or(pending.thread)));
+                VolumeAction::Local { command } | VolumeAction::Compare { command } => {
+                    let compare = matches!(action, VolumeAction::Compare { .. });
+                    if let Some(pending) = self.pending_mut(command) {
+                        let (request, data) = (pending.request, pending.data.clone());
+                        let thread = here.unwrap_or(pending.thread);
+                        let work = if compare {
+                            Work::Compare { command, request, data }
+                        } else {
+                            Work::Local { command, request, data }
+                        };
+                        effects.work.push((work, thread));
                     }
                 }
                 VolumeAction::Mirror { command, lane, header } => {
-                    if let Some(pending) = self.pending(command) {
-                        let work = Work::Mirror { lane, header, data: pending.mirrored() };
-                        effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                    if let Some(pending) = self.pending_mut(command) {
+                        let data = match pending.request.op {
+                            Op::CompareAndWrite => perform::write_half(&pending.data),
+                            _ => pending.data.clone(),
+                        };
+                        effects.work.push((Work::Mirror { lane, header, data }, mailboxes.thread_of(lane)));
                     }
                 }
-                VolumeAction::Answer { command, outcome } => self.answer(command, outcome, effects),
+                VolumeAction::Answer { command, outcome } => {
+                    if let Some(pending) = self.pending_mut(command) {
+                        let data = match (pending.request.op, outcome) {
+                            (Op::Read, Outcome::Good) => std::mem::take(&mut pending.data),
+                            _ => Buffer::empty(),
+                        };
+                        let completion = Completion { tag: pending.reply.tag, outcome, data };
+                        effects.done.push((pending.reply.clone(), completion));
+                    }
+                }
+                VolumeAction::Free { command } => {
+                    if let Some(slot) = self.commands.get_mut(command.slot() as usize) {
+                        slot.take_if(|pending| pending.command == command);
+                    }
+                    self.core.release(command);
+                }
                 VolumeAction::PersistMap => effects.persist = true,
-                VolumeAction::Copy { copy, kind, lane, header } => {
-                    let work = Work::Copy { copy, kind, lane, header };
-                    effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                VolumeAction::Copy { copy, kind: _, lane, header } => {
+                    effects.work.push((Work::Copy { copy, lane, header }, mailboxes.thread_of(lane)));
                 }
                 VolumeAction::Apply { apply, lane, header } => {
-                    let data = self.applies.get(apply.0 as usize).and_then(Option::as_ref);
-                    let data = data.map(|(data, _)| data.clone()).unwrap_or_default();
-                    let thread = here.unwrap_or_else(|| volume.0.mailboxes.thread_of(lane));
-                    effects.work.push((Work::Apply { apply, lane, header, data }, thread));
+                    let slot = self.applies.get(apply.slot() as usize).and_then(Option::as_ref);
+                    if let Some((_, data)) = slot.filter(|(id, _)| *id == apply) {
+                        let work = Work::Apply { apply, header, data: data.clone() };
+                        effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
+                    }
+                }
+                VolumeAction::Discard { apply } => {
+                    self.free_apply(apply);
                 }
                 VolumeAction::Acknowledge { lane, session, sequence, result } => {
                     let work = Work::Acknowledge { lane, session, sequence, result };
-                    effects.work.push((work, volume.0.mailboxes.thread_of(lane)));
+                    effects.work.push((work, mailboxes.thread_of(lane)));
                 }
                 VolumeAction::Poke => effects.poke = true,
             }
         }
     }
-
-    fn pending(&self, command: CommandId) -> Option<&Pending> {
-        self.commands.get(command.0 as usize)?.pending.as_ref()
-    }
-
-    /// The command is over: frees its payload and slot, and addresses the completion.
-    fn answer(&mut self, command: CommandId, outcome: Outcome, effects: &mut Effects) {
-        let Some(slot) = self.commands.get_mut(command.0 as usize) else { return };
-        let Some(pending) = slot.pending.take() else { return };
-        slot.life = slot.life.wrapping_add(1);
-        self.core.release(command);
-        let data = match (pending.request.op, outcome) {
-            (Op::Read, Outcome::Good) => pending.data,
-            _ => Buffer::empty(),
-        };
-        effects.done.push((pending.reply.clone(), Completion { tag: pending.reply.tag, outcome, data }));
-    }
-
-    fn store(&mut self, command: CommandId, pending: Pending) -> Ticket {
-        let at = command.0 as usize;
-        if self.commands.len() <= at {
-            self.commands.resize_with(at + 1, Slot::default);
-        }
-        self.commands[at].pending = Some(pending);
-        Ticket(u64::from(self.commands[at].life) << 32 | u64::from(command.0))
-    }
-}
-
-impl Pending {
-    /// What goes to the peer: a COMPARE AND WRITE is mirrored as the write it became.
-    fn mirrored(&self) -> Buffer {
-        self.data.clone()
-    }
-}
-
-/// Time and lane of the calling thread.
-fn context() -> Context {
-    let lane = DataThread::current().and_then(|thread| thread.own_lane());
-    Context { now: clock::now(), lane }
 }

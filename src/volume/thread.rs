@@ -6,12 +6,14 @@
 //! through its mailbox; everything else is done where it comes up.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::mirror::LaneId;
+use crate::mirror::{LaneId, VolumeId};
+use crate::store::Handle;
 
 use super::lane::LaneOut;
 use super::shell::Volume;
@@ -28,7 +30,7 @@ pub enum Job {
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Work(volume, work) => f.debug_tuple("Work").field(&volume.key()).field(work).finish(),
+            Self::Work(volume, work) => f.debug_tuple("Work").field(&volume.id()).field(work).finish(),
             Self::Call(_) => f.write_str("Call"),
         }
     }
@@ -83,12 +85,14 @@ pub struct DataThread {
     pub index: usize,
     /// Lanes that are up and owned here, in the order they came up.
     lanes: RefCell<Vec<(LaneId, Rc<LaneOut>)>>,
+    /// This thread's own handles of the volumes' files.
+    handles: RefCell<HashMap<VolumeId, Rc<Handle>>>,
 }
 
 impl DataThread {
     /// Makes the calling thread a data thread.
     pub fn enter(index: usize) -> Rc<Self> {
-        let thread = Rc::new(Self { index, lanes: RefCell::default() });
+        let thread = Rc::new(Self { index, lanes: RefCell::default(), handles: RefCell::default() });
         CURRENT.with(|current| *current.borrow_mut() = Some(thread.clone()));
         thread
     }
@@ -96,6 +100,41 @@ impl DataThread {
     /// The calling thread's own state; `None` on the control and metadata threads.
     pub fn current() -> Option<Rc<Self>> {
         CURRENT.with(|current| current.borrow().clone())
+    }
+
+    /// Index of the calling thread, if it is a data thread.
+    pub fn current_index() -> Option<usize> {
+        CURRENT.with(|current| current.borrow().as_ref().map(|thread| thread.index))
+    }
+
+    /// The lane on which frames caused by the calling thread go out.
+    pub fn current_lane() -> Option<LaneId> {
+        CURRENT.with(|current| current.borrow().as_ref().and_then(|thread| thread.own_lane()))
+    }
+
+    /// This thread's handle of a volume's file, opened at the first use. `None`: it could not be
+    /// opened; said in the log.
+    pub fn handle(&self, volume: &Volume) -> Option<Rc<Handle>> {
+        let mut handles = self.handles.borrow_mut();
+        if let Some(handle) = handles.get(&volume.id()) {
+            return Some(Rc::clone(handle));
+        }
+        match volume.file().handle() {
+            Ok(handle) => {
+                let handle = Rc::new(handle);
+                handles.insert(volume.id(), Rc::clone(&handle));
+                Some(handle)
+            }
+            Err(error) => {
+                tracing::error!(?volume, %error, "cannot open the volume's file on a data thread");
+                None
+            }
+        }
+    }
+
+    /// Closes this thread's handle of a removed volume.
+    pub fn forget(&self, volume: VolumeId) {
+        self.handles.borrow_mut().remove(&volume);
     }
 
     pub fn adopt_lane(&self, lane: LaneId, out: Rc<LaneOut>) {

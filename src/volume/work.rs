@@ -1,7 +1,7 @@
 //! A core's actions together with the payloads they need, ready to be carried out on a thread.
 
 use crate::block::{Request, StoreResult};
-use crate::mirror::{ApplyId, CommandId, CopyId, CopyKind, FrameHeader, LaneId, SessionId};
+use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId};
 use crate::sys::buffer::Buffer;
 
 /// One step that the shell carries out without holding the volume's lock.
@@ -14,8 +14,9 @@ pub enum Work {
     /// The command's data to the peer.
     Mirror { lane: LaneId, header: FrameHeader, data: Buffer },
     /// A region to the peer.
-    Copy { copy: CopyId, kind: CopyKind, lane: LaneId, header: FrameHeader },
+    Copy { copy: CopyId, lane: LaneId, header: FrameHeader },
     /// A frame of the peer into this copy.
-    Apply { apply: ApplyId, lane: LaneId, header: FrameHeader, data: Buffer },
+    Apply { apply: ApplyId, header: FrameHeader, data: Buffer },
+    /// The end of a frame to the peer. `None`: refused.
     Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
 }
