@@ -1,0 +1,35 @@
+//! Data threads: one `tokio_uring` runtime each, fed by a mailbox.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+use crate::volume::{DataThread, Job, run_job};
+
+/// Jobs taken from the mailbox before other tasks of the thread get their turn.
+const JOBS_PER_TURN: usize = 64;
+
+/// Starts data thread `index`; it ends when every sender of its mailbox is gone.
+///
+/// # Errors
+/// The operating system refuses a thread.
+pub fn spawn(index: usize, mailbox: mpsc::UnboundedReceiver<Job>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        tokio_uring::start(run(index, mailbox));
+    })
+}
+
+async fn run(index: usize, mut mailbox: mpsc::UnboundedReceiver<Job>) {
+    let thread = DataThread::enter(index);
+    let mut jobs = Vec::with_capacity(JOBS_PER_TURN);
+    while mailbox.recv_many(&mut jobs, JOBS_PER_TURN).await > 0 {
+        for job in jobs.drain(..) {
+            match job {
+                Job::Work(volume, work) => run_job(&volume, &thread, work),
+                Job::Call(call) => call(),
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
