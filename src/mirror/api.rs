@@ -84,6 +84,17 @@ pub struct CopyId {
 }
 
 impl CommandId {
+    /// The whole id as one number, for a shell that hands it out as a ticket.
+    pub const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.slot as u64
+    }
+
+    /// The id that [`CommandId::to_bits`] gave.
+    pub const fn from_bits(bits: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "each half is taken apart again")]
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+
     pub const fn slot(self) -> u32 {
         self.slot
     }

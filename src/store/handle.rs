@@ -77,6 +77,12 @@ impl Handle {
         &self.inner.file
     }
 
+    /// Whether requests are carried out in line (files in memory): their futures are ready at the
+    /// first poll.
+    pub fn is_inline(&self) -> bool {
+        self.inner.io.is_inline()
+    }
+
     fn holds(&self, extent: Extent) -> bool {
         extent.lba.checked_add(extent.blocks).is_some_and(|end| end <= self.inner.file.blocks())
     }

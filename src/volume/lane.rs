@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::Notify;
 
+use crate::arbitration::GroupId;
 use crate::block::StoreResult;
 use crate::mirror::{FrameHeader, SessionId, VolumeId};
 use crate::sys::buffer::Buffer;
@@ -15,6 +16,7 @@ use crate::sys::buffer::Buffer;
 #[derive(Debug)]
 pub enum LaneFrame {
     Data {
+        group: GroupId,
         volume: VolumeId,
         header: FrameHeader,
         data: Buffer,

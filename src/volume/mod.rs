@@ -4,7 +4,17 @@
 //! threads, and brings each outcome back to the connection that asked, whichever thread it ends on.
 
 mod completion;
+mod lane;
+mod perform;
 mod service;
+mod shell;
+mod thread;
+mod work;
 
 pub use completion::{Completion, CompletionQueue, ReplyTo};
+pub use lane::{LaneFrame, LaneOut};
+pub use perform::run_job;
 pub use service::{BlockVolume, Submitted, Ticket};
+pub use shell::{Listener, Volume};
+pub use thread::{DataThread, Job, Mailboxes};
+pub use work::Work;

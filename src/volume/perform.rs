@@ -1,11 +1,15 @@
 //! Carrying out a core's actions: I/O on this array's copy, frames to the peer, answers.
 
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task;
 
+use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Request, StoreResult};
-use crate::mirror::{CopyFailed, FrameHeader, Limits};
-use crate::store::Handle;
+use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId};
+use crate::store::{Durability, Handle};
 use crate::sys::buffer::Buffer;
 
 use super::lane::{LaneFrame, LaneOut};
@@ -77,22 +81,12 @@ pub fn run_job(volume: &Volume, thread: &Rc<DataThread>, work: Work) {
     carry_out(volume, effects);
 }
 
-/// The second half of COMPARE AND WRITE's data: what is written, and what the peer gets.
-pub(super) fn write_half(data: &Buffer) -> Buffer {
-    let half = data.len() / 2;
-    let mut write = Buffer::with_len(half);
-    if let (Some(to), Some(from)) = (write.as_mut_slice(), data.as_slice().get(half..half * 2)) {
-        to.copy_from_slice(from);
-    }
-    write
-}
-
 fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effects) {
     match work {
-        Work::Mirror { lane, header, data } => {
+        Work::Mirror { group, lane, header, data } => {
             // A lane that is gone has ended the session: the frame is sent again in the next.
             if let Some(out) = thread.lane(lane) {
-                out.push(LaneFrame::Data { volume: volume.id(), header, data });
+                out.push(LaneFrame::Data { group, volume: volume.id(), header, data });
             }
         }
         Work::Acknowledge { lane, session, sequence, result } => {
@@ -106,34 +100,22 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             if request.op == Op::Read {
-                if let Some((result, data)) = handle.read_now(request.extent) {
-                    volume.local_done(command, result, Some(data), next);
+                if let Some(data) = handle.try_read_now(request.extent) {
+                    volume.local_done(command, StoreResult::Done, Some(data), next);
                     return;
                 }
-                let volume = volume.clone();
-                tokio_uring::spawn(async move {
-                    let (result, data) = handle.read(request.extent).await;
-                    let mut effects = Effects::default();
-                    volume.local_done(command, result, Some(data), &mut effects);
-                    carry_out(&volume, effects);
+                run(volume, &handle, next, |volume, handle| async move {
+                    let (result, data) = match handle.read(request.extent).await {
+                        Ok(data) => (StoreResult::Done, Some(data)),
+                        Err(failed) => (failed, None),
+                    };
+                    move |effects: &mut Effects| volume.local_done(command, result, data, effects)
                 });
                 return;
             }
-            let op = match request.op {
-                Op::CompareAndWrite => Op::Write,
-                op => op,
-            };
-            let data = if request.op == Op::CompareAndWrite { write_half(&data) } else { data };
-            if let Some(result) = change_now(&handle, op, request.extent, &data) {
-                volume.local_done(command, result, None, next);
-                return;
-            }
-            let volume = volume.clone();
-            tokio_uring::spawn(async move {
-                let result = change(&handle, op, request.extent, data).await;
-                let mut effects = Effects::default();
-                volume.local_done(command, result, None, &mut effects);
-                carry_out(&volume, effects);
+            run(volume, &handle, next, |volume, handle| async move {
+                let result = handle.execute(request, &data, Durability::Stable).await;
+                move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
         }
         Work::Compare { command, request, data } => {
@@ -141,12 +123,9 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 volume.local_done(command, StoreResult::Failed, None, next);
                 return;
             };
-            let volume = volume.clone();
-            tokio_uring::spawn(async move {
-                let result = compare(&handle, request, &data).await;
-                let mut effects = Effects::default();
-                volume.local_done(command, result, None, &mut effects);
-                carry_out(&volume, effects);
+            run(volume, &handle, next, |volume, handle| async move {
+                let result = handle.compare(request.extent, &data).await;
+                move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
         }
         Work::Apply { apply, header, data } => {
@@ -154,92 +133,85 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 volume.applied(apply, StoreResult::Failed, next);
                 return;
             };
-            if let Some(result) = change_now(&handle, header.op, header.extent, &data) {
-                volume.applied(apply, result, next);
-                return;
-            }
-            let volume = volume.clone();
-            tokio_uring::spawn(async move {
-                let result = change(&handle, header.op, header.extent, data).await;
-                let mut effects = Effects::default();
-                volume.applied(apply, result, &mut effects);
-                carry_out(&volume, effects);
+            let request = Request { op: header.op, extent: header.extent };
+            run(volume, &handle, next, |volume, handle| async move {
+                let result = handle.execute(request, &data, Durability::Stable).await;
+                move |effects: &mut Effects| volume.applied(apply, result, effects)
             });
         }
-        Work::Copy { copy, lane, header } => {
-            let (handle, out) = (thread.handle(volume), thread.lane(lane));
-            let (Some(handle), Some(out)) = (handle, out) else {
+        Work::Copy { group, copy, lane, header } => {
+            let (Some(handle), Some(out)) = (thread.handle(volume), thread.lane(lane)) else {
                 volume.copy_sent(copy, Err(CopyFailed), next);
                 return;
             };
-            let volume = volume.clone();
-            tokio_uring::spawn(async move {
-                let frames = send_region(&volume, &handle, &out, header).await;
-                let mut effects = Effects::default();
-                volume.copy_sent(copy, frames, &mut effects);
-                carry_out(&volume, effects);
+            run(volume, &handle, next, |volume, handle| async move {
+                let frames = send_region(group, volume.id(), &handle, &out, header).await;
+                move |effects: &mut Effects| volume.copy_sent(copy, frames, effects)
             });
         }
     }
 }
 
-/// A change that may be done in line because it does not wait for a device (files in memory).
-fn change_now(handle: &Handle, op: Op, extent: Extent, data: &Buffer) -> Option<StoreResult> {
-    match op {
-        Op::Write => handle.write_now(extent, data),
-        _ => None,
+/// Runs a piece of I/O: in line when it is done at once (files in memory), else as a task of this
+/// thread. `io` ends in the call that tells the core.
+fn run<F, D>(volume: &Volume, handle: &Handle, next: &mut Effects, io: impl FnOnce(Volume, Handle) -> F)
+where
+    F: Future<Output = D> + 'static,
+    D: FnOnce(&mut Effects) + 'static,
+{
+    let future = io(volume.clone(), handle.clone());
+    if handle.is_inline() {
+        let mut future = pin!(future);
+        let mut context = task::Context::from_waker(task::Waker::noop());
+        match future.as_mut().poll(&mut context) {
+            task::Poll::Ready(done) => return done(next),
+            // An in-line engine never waits (`sys::engine`); a piece lost here would hang its
+            // command for ever, so say so loudly in tests.
+            task::Poll::Pending => unreachable!("an in-line engine waited"),
+        }
     }
-}
-
-/// Changes this copy; the change is on stable storage when this returns `Done`.
-async fn change(handle: &Handle, op: Op, extent: Extent, data: Buffer) -> StoreResult {
-    match op {
-        Op::Write => handle.write(extent, data).await,
-        Op::WriteSame => handle.write_same(extent, data).await,
-        Op::WriteZeroes | Op::Unmap => handle.unmap(extent).await,
-        Op::Flush => handle.flush().await,
-        // Neither comes here: reads do not change, and the compare half is done by then.
-        Op::Read | Op::CompareAndWrite => StoreResult::Failed,
-    }
-}
-
-/// Compares the first half of `data` with what the extent holds.
-async fn compare(handle: &Handle, request: Request, data: &Buffer) -> StoreResult {
-    let (result, held) = handle.read(request.extent).await;
-    if result != StoreResult::Done {
-        return result;
-    }
-    let expected = data.as_slice().get(..held.len()).unwrap_or_default();
-    match held.as_slice().iter().zip(expected).position(|(a, b)| a != b) {
-        Some(offset) => StoreResult::Differs { offset: u32::try_from(offset).unwrap_or(u32::MAX) },
-        None => StoreResult::Done,
-    }
+    let volume = volume.clone();
+    tokio::task::spawn_local(async move {
+        let done = future.await;
+        let mut effects = Effects::default();
+        done(&mut effects);
+        carry_out(&volume, effects);
+    });
 }
 
 /// Sends a region as frames on the lane: holes as `Unmap`, data in pieces. Returns their number.
 async fn send_region(
-    volume: &Volume,
+    group: GroupId,
+    volume: VolumeId,
     handle: &Handle,
     out: &Rc<LaneOut>,
     header: FrameHeader,
 ) -> Result<u32, CopyFailed> {
-    if handle.is_hole(header.extent) {
-        let header = header.copy_frame(0, Op::Unmap, header.extent);
-        out.push(LaneFrame::Data { volume: volume.id(), header, data: Buffer::empty() });
-        return Ok(1);
-    }
+    let region = header.extent;
     let step = COPY_FRAME_BYTES / u64::from(BLOCK);
-    let (mut at, mut frames) = (header.extent.lba, 0);
-    while at < header.extent.end() {
-        let extent = Extent::new(at, step.min(header.extent.end() - at));
-        let (result, data) = handle.read(extent).await;
-        if result != StoreResult::Done {
-            return Err(CopyFailed);
+    let (mut at, mut frames) = (region.lba, 0);
+    while at < region.end() {
+        let rest = Extent::new(at, region.end() - at);
+        let data = handle.next_data(rest).await.map_err(|_| CopyFailed)?;
+        let first = data.map_or(region.end(), |data| data.lba);
+        if first > at {
+            let header = header.copy_frame(frames, Op::Unmap, Extent::new(at, first - at));
+            out.push(LaneFrame::Data { group, volume, header, data: Buffer::empty() });
+            frames += 1;
+            at = first;
         }
-        let header = header.copy_frame(frames, Op::Write, extent);
-        out.push(LaneFrame::Data { volume: volume.id(), header, data });
-        frames += 1;
-        at = extent.end();
+        let Some(data) = data else { break };
+        // Many small pieces of data would make more frames than a copy may have: once half of them
+        // are used up, holes go over as the zeroes they read as.
+        let end = if frames < Limits::COPY_FRAMES_MAX / 2 { data.end() } else { region.end() };
+        while at < end {
+            let extent = Extent::new(at, step.min(end - at));
+            let data = handle.read(extent).await.map_err(|_| CopyFailed)?;
+            let header = header.copy_frame(frames, Op::Write, extent);
+            out.push(LaneFrame::Data { group, volume, header, data });
+            frames += 1;
+            at = extent.end();
+        }
     }
     Ok(frames)
 }

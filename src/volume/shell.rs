@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::arbitration::GroupId;
 use crate::block::{Op, Outcome, Request, StoreResult};
 use crate::mirror::{
     self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, VolumeAction,
@@ -32,7 +33,7 @@ pub struct Volume(Arc<Shared>);
 
 struct Shared {
     id: VolumeId,
-    file: Arc<DataFile>,
+    file: DataFile,
     mailboxes: Mailboxes,
     listener: Arc<dyn Listener>,
     /// A poke is on its way already.
@@ -50,6 +51,8 @@ impl fmt::Debug for Volume {
 #[derive(Debug)]
 struct Inner {
     core: mirror::Volume,
+    /// The group it is mirrored in; frames name it.
+    group: Option<GroupId>,
     commands: Vec<Option<Pending>>,
     applies: Vec<Option<(ApplyId, Buffer)>>,
     /// The core's outputs; empty between calls.
@@ -87,11 +90,11 @@ impl Volume {
     pub fn new(
         id: VolumeId,
         core: mirror::Volume,
-        file: Arc<DataFile>,
+        file: DataFile,
         mailboxes: Mailboxes,
         listener: Arc<dyn Listener>,
     ) -> Self {
-        let inner = Inner { core, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
+        let inner = Inner { core, group: None, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
         let poked = AtomicBool::new(false);
         Self(Arc::new(Shared { id, file, mailboxes, listener, poked, inner: Mutex::new(inner) }))
     }
@@ -100,7 +103,7 @@ impl Volume {
         self.0.id
     }
 
-    pub fn file(&self) -> &Arc<DataFile> {
+    pub fn file(&self) -> &DataFile {
         &self.0.file
     }
 
@@ -139,6 +142,15 @@ impl Volume {
         let result = self.call(&mut effects, |inner, context, out| call(&mut inner.core, context, out));
         perform::carry_out(self, effects);
         result
+    }
+
+    /// The group whose frames this volume sends and takes from now on.
+    pub fn set_group(&self, group: Option<GroupId>) {
+        self.lock().group = group;
+    }
+
+    pub fn group(&self) -> Option<GroupId> {
+        self.lock().group
     }
 
     /// Clears the mark of a poke under way; the control calls it before it looks.
@@ -281,12 +293,15 @@ impl Inner {
                     }
                 }
                 VolumeAction::Mirror { command, lane, header } => {
+                    let Some(group) = self.group else { continue };
                     if let Some(pending) = self.pending_mut(command) {
                         let data = match pending.request.op {
-                            Op::CompareAndWrite => perform::write_half(&pending.data),
+                            // Mirrored as the write that it became.
+                            Op::CompareAndWrite => pending.data.slice(pending.data.len() / 2..pending.data.len()),
                             _ => pending.data.clone(),
                         };
-                        effects.work.push((Work::Mirror { lane, header, data }, mailboxes.thread_of(lane)));
+                        let work = Work::Mirror { group, lane, header, data };
+                        effects.work.push((work, mailboxes.thread_of(lane)));
                     }
                 }
                 VolumeAction::Answer { command, outcome } => {
@@ -307,7 +322,8 @@ impl Inner {
                 }
                 VolumeAction::PersistMap => effects.persist = true,
                 VolumeAction::Copy { copy, kind: _, lane, header } => {
-                    effects.work.push((Work::Copy { copy, lane, header }, mailboxes.thread_of(lane)));
+                    let Some(group) = self.group else { continue };
+                    effects.work.push((Work::Copy { group, copy, lane, header }, mailboxes.thread_of(lane)));
                 }
                 VolumeAction::Apply { apply, lane, header } => {
                     let slot = self.applies.get(apply.slot() as usize).and_then(Option::as_ref);

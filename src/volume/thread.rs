@@ -86,7 +86,7 @@ pub struct DataThread {
     /// Lanes that are up and owned here, in the order they came up.
     lanes: RefCell<Vec<(LaneId, Rc<LaneOut>)>>,
     /// This thread's own handles of the volumes' files.
-    handles: RefCell<HashMap<VolumeId, Rc<Handle>>>,
+    handles: RefCell<HashMap<VolumeId, Handle>>,
 }
 
 impl DataThread {
@@ -114,15 +114,14 @@ impl DataThread {
 
     /// This thread's handle of a volume's file, opened at the first use. `None`: it could not be
     /// opened; said in the log.
-    pub fn handle(&self, volume: &Volume) -> Option<Rc<Handle>> {
+    pub fn handle(&self, volume: &Volume) -> Option<Handle> {
         let mut handles = self.handles.borrow_mut();
         if let Some(handle) = handles.get(&volume.id()) {
-            return Some(Rc::clone(handle));
+            return Some(handle.clone());
         }
         match volume.file().handle() {
             Ok(handle) => {
-                let handle = Rc::new(handle);
-                handles.insert(volume.id(), Rc::clone(&handle));
+                handles.insert(volume.id(), handle.clone());
                 Some(handle)
             }
             Err(error) => {

@@ -1,5 +1,6 @@
 //! A core's actions together with the payloads they need, ready to be carried out on a thread.
 
+use crate::arbitration::GroupId;
 use crate::block::{Request, StoreResult};
 use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId};
 use crate::sys::buffer::Buffer;
@@ -12,9 +13,9 @@ pub enum Work {
     /// First half of COMPARE AND WRITE.
     Compare { command: CommandId, request: Request, data: Buffer },
     /// The command's data to the peer.
-    Mirror { lane: LaneId, header: FrameHeader, data: Buffer },
+    Mirror { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer },
     /// A region to the peer.
-    Copy { copy: CopyId, lane: LaneId, header: FrameHeader },
+    Copy { group: GroupId, copy: CopyId, lane: LaneId, header: FrameHeader },
     /// A frame of the peer into this copy.
     Apply { apply: ApplyId, header: FrameHeader, data: Buffer },
     /// The end of a frame to the peer. `None`: refused.

@@ -1,0 +1,272 @@
+//! A lane on its data thread: frames from the volumes to the peer, and the peer's to the volumes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::arbitration::GroupId;
+use crate::mirror::frame::{self, Ack, Announced, Announcement, Decoded, HEADER_LEN};
+use crate::mirror::{FrameHeader, LaneId, VolumeId};
+use crate::sys::buffer::Buffer;
+use crate::volume::{DataThread, LaneFrame, LaneOut, Volume};
+
+/// The volumes of this array, as every thread looks them up.
+pub type Volumes = Arc<ArcSwap<BTreeMap<VolumeId, Volume>>>;
+
+/// Receive buffer of a lane: a batch of 4 KiB writes; larger payloads go straight to their place.
+const RECEIVE: usize = 256 * 1024;
+/// Pieces of one writev.
+const WRITE_PIECES: usize = 128;
+
+/// Which connection a lane runs over: a lane number may come back on a new one before the end of
+/// the old one was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LaneConnection {
+    pub lane: LaneId,
+    pub number: u64,
+}
+
+/// What the control thread hears of lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneEvent {
+    Up(LaneConnection),
+    Down(LaneConnection),
+}
+
+/// Serves a lane on the calling data thread until it breaks. The hellos were exchanged before.
+pub async fn serve(
+    stream: std::net::TcpStream,
+    connection: LaneConnection,
+    volumes: Volumes,
+    events: mpsc::UnboundedSender<LaneEvent>,
+) {
+    let Some(thread) = DataThread::current() else { return };
+    let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => Rc::new(stream),
+        Err(error) => {
+            tracing::warn!(lane = connection.lane.0, %error, "cannot serve a lane");
+            let _ = events.send(LaneEvent::Down(connection));
+            return;
+        }
+    };
+    let out = Rc::new(LaneOut::default());
+    thread.adopt_lane(connection.lane, Rc::clone(&out));
+    let _ = events.send(LaneEvent::Up(connection));
+    let error = tokio::select! {
+        error = receive(&stream, connection.lane, &volumes) => error,
+        error = send(&stream, &out) => error,
+    };
+    out.close();
+    thread.drop_lane(connection.lane, &out);
+    // The control thread may be gone (shutdown); then nobody needs to know.
+    let _ = events.send(LaneEvent::Down(connection));
+    tracing::info!(lane = connection.lane.0, %error, "replication lane lost");
+}
+
+/// Sends what is queued, batch by batch; ends when the connection breaks.
+async fn send(stream: &TcpStream, out: &LaneOut) -> io::Error {
+    let mut queue = VecDeque::new();
+    let mut batch = Batch::default();
+    loop {
+        out.wait().await;
+        out.drain(&mut queue);
+        while !queue.is_empty() {
+            batch.fill(&mut queue);
+            if let Err(error) = batch.write(stream).await {
+                return error;
+            }
+            out.drain(&mut queue);
+        }
+    }
+}
+
+/// Frames on their way out: headers (and answers) in one buffer, payloads where they are.
+#[derive(Debug, Default)]
+struct Batch {
+    acks: Vec<Ack>,
+    /// Encoded acks, then a header for each payload.
+    heads: Vec<u8>,
+    /// End of the encoded acks in `heads`.
+    acks_end: usize,
+    payloads: Vec<Buffer>,
+}
+
+impl Batch {
+    /// Takes frames from the queue, up to [`WRITE_PIECES`].
+    fn fill(&mut self, queue: &mut VecDeque<LaneFrame>) {
+        self.acks.clear();
+        self.heads.clear();
+        self.payloads.clear();
+        let mut headers = Vec::new();
+        while let Some(next) = queue.pop_front() {
+            match next {
+                LaneFrame::Acknowledge { volume, session, sequence, result } => {
+                    self.acks.push(Ack { volume, session, sequence, result });
+                }
+                LaneFrame::Data { group, volume, header, data } => {
+                    // Longer than a frame may be: no front end takes such a write.
+                    match frame::encode_data(group, volume, &header, data.as_slice()) {
+                        Ok(encoded) => {
+                            headers.extend_from_slice(&encoded);
+                            self.payloads.push(data);
+                        }
+                        Err(error) => tracing::error!(%error, "a frame cannot be sent"),
+                    }
+                }
+            }
+            if self.payloads.len() * 2 >= WRITE_PIECES - 1 || self.acks.len() == frame::ACKS_MAX {
+                break;
+            }
+        }
+        if !self.acks.is_empty() {
+            frame::encode_acks(&self.acks, &mut self.heads);
+        }
+        self.acks_end = self.heads.len();
+        self.heads.append(&mut headers);
+    }
+
+    async fn write(&self, stream: &TcpStream) -> io::Result<()> {
+        let (acks, headers) = self.heads.split_at(self.acks_end);
+        let mut pieces = Vec::with_capacity(1 + 2 * self.payloads.len());
+        if !acks.is_empty() {
+            pieces.push(IoSlice::new(acks));
+        }
+        for (header, payload) in headers.chunks_exact(HEADER_LEN).zip(&self.payloads) {
+            pieces.push(IoSlice::new(header));
+            if !payload.is_empty() {
+                pieces.push(IoSlice::new(payload.as_slice()));
+            }
+        }
+        let mut rest = &mut pieces[..];
+        while !rest.is_empty() {
+            match stream.try_write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes frames in and hands them to their volumes; ends when the connection breaks or says
+/// something that is no frame.
+async fn receive(stream: &TcpStream, lane: LaneId, volumes: &Volumes) -> io::Error {
+    let mut receiver = Receiver { stream, buffer: vec![0; RECEIVE], filled: 0 };
+    loop {
+        if let Err(error) = receiver.turn(lane, volumes).await {
+            return error;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Receiver<'a> {
+    stream: &'a TcpStream,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl Receiver<'_> {
+    /// Reads once and handles every frame that is there.
+    async fn turn(&mut self, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
+        self.filled += read_some(self.stream, &mut self.buffer[self.filled..]).await?;
+        let mut at = 0;
+        loop {
+            let bytes = &self.buffer[at..self.filled];
+            match frame::decode(bytes).map_err(io::Error::other)? {
+                Decoded::NeedHeader(_) => break,
+                Decoded::NeedPayload { announced, .. } => {
+                    if HEADER_LEN + announced.payload_len as usize <= RECEIVE / 2 {
+                        break;
+                    }
+                    // A large payload is read to where it stays.
+                    let have = &bytes[HEADER_LEN..];
+                    let payload = read_payload(self.stream, announced, have).await?;
+                    deliver(announced.what, payload, lane, volumes)?;
+                    at = self.filled;
+                }
+                Decoded::Frame { what, payload, consumed } => {
+                    match what {
+                        Announced::Acks => answer(payload, volumes)?,
+                        _ => deliver(what, Buffer::copy_of(payload), lane, volumes)?,
+                    }
+                    at += consumed;
+                }
+            }
+        }
+        self.buffer.copy_within(at..self.filled, 0);
+        self.filled -= at;
+        Ok(())
+    }
+}
+
+async fn read_some(stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.try_read(into) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            other => return other,
+        }
+    }
+}
+
+async fn read_payload(stream: &TcpStream, announced: Announcement, have: &[u8]) -> io::Result<Buffer> {
+    let mut payload = Buffer::with_len(announced.payload_len as usize);
+    let Some(bytes) = payload.as_mut_slice() else { return Err(io::ErrorKind::OutOfMemory.into()) };
+    bytes[..have.len()].copy_from_slice(have);
+    let mut filled = have.len();
+    while filled < bytes.len() {
+        filled += read_some(stream, &mut bytes[filled..]).await?;
+    }
+    announced.check(payload.as_slice()).map_err(io::Error::other)?;
+    Ok(payload)
+}
+
+fn deliver(what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
+    match what {
+        Announced::Data { group, volume, header } => {
+            take(group, volume, header, payload, lane, volumes);
+            Ok(())
+        }
+        Announced::Acks => answer(payload.as_slice(), volumes),
+        Announced::Hello => Err(io::Error::other("a second hello on a lane")),
+    }
+}
+
+fn take(
+    group: GroupId,
+    id: VolumeId,
+    header: FrameHeader,
+    payload: Buffer,
+    lane: LaneId,
+    volumes: &Volumes,
+) {
+    match volumes.load().get(&id).filter(|volume| volume.group() == Some(group)) {
+        Some(volume) => volume.receive(lane, header, payload),
+        None => {
+            // Not a member here (any more): refused, which ends the peer's session.
+            let FrameHeader { session, sequence, .. } = header;
+            if let Some(out) = DataThread::current().and_then(|thread| thread.lane(lane)) {
+                out.push(LaneFrame::Acknowledge { volume: id, session, sequence, result: None });
+            }
+        }
+    }
+}
+
+fn answer(payload: &[u8], volumes: &Volumes) -> io::Result<()> {
+    let volumes = volumes.load();
+    for ack in frame::acks(payload) {
+        let ack = ack.map_err(io::Error::other)?;
+        if let Some(volume) = volumes.get(&ack.volume) {
+            volume.acknowledged(ack.session, ack.sequence, ack.result);
+        }
+    }
+    Ok(())
+}
