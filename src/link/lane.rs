@@ -240,14 +240,7 @@ fn deliver(what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) ->
     }
 }
 
-fn take(
-    group: GroupId,
-    id: VolumeId,
-    header: FrameHeader,
-    payload: Buffer,
-    lane: LaneId,
-    volumes: &Volumes,
-) {
+fn take(group: GroupId, id: VolumeId, header: FrameHeader, payload: Buffer, lane: LaneId, volumes: &Volumes) {
     match volumes.load().get(&id).filter(|volume| volume.group() == Some(group)) {
         Some(volume) => volume.receive(lane, header, payload),
         None => {

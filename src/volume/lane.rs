@@ -10,8 +10,6 @@ use crate::block::StoreResult;
 use crate::mirror::{FrameHeader, SessionId, VolumeId};
 use crate::sys::buffer::Buffer;
 
-
-
 /// One frame on its way to the peer.
 #[derive(Debug)]
 pub enum LaneFrame {

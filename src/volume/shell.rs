@@ -94,7 +94,8 @@ impl Volume {
         mailboxes: Mailboxes,
         listener: Arc<dyn Listener>,
     ) -> Self {
-        let inner = Inner { core, group: None, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
+        let inner =
+            Inner { core, group: None, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
         let poked = AtomicBool::new(false);
         Self(Arc::new(Shared { id, file, mailboxes, listener, poked, inner: Mutex::new(inner) }))
     }
@@ -134,10 +135,7 @@ impl Volume {
 
     /// Calls the core and carries out its actions. For the control and metadata threads and for
     /// anything rare; host commands go through [`BlockVolume`].
-    pub fn with<R>(
-        &self,
-        call: impl FnOnce(&mut mirror::Volume, Context, &mut Vec<VolumeAction>) -> R,
-    ) -> R {
+    pub fn with<R>(&self, call: impl FnOnce(&mut mirror::Volume, Context, &mut Vec<VolumeAction>) -> R) -> R {
         let mut effects = Effects::default();
         let result = self.call(&mut effects, |inner, context, out| call(&mut inner.core, context, out));
         perform::carry_out(self, effects);
@@ -297,7 +295,9 @@ impl Inner {
                     if let Some(pending) = self.pending_mut(command) {
                         let data = match pending.request.op {
                             // Mirrored as the write that it became.
-                            Op::CompareAndWrite => pending.data.slice(pending.data.len() / 2..pending.data.len()),
+                            Op::CompareAndWrite => {
+                                pending.data.slice(pending.data.len() / 2..pending.data.len())
+                            }
                             _ => pending.data.clone(),
                         };
                         let work = Work::Mirror { group, lane, header, data };
