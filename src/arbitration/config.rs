@@ -98,6 +98,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// Genesis: epoch 1 of a group made on `me`. `id` is random; `witness`: the incarnation that it
+    /// just told, `None` for a pair without one (which decides by its primary alone).
+    #[must_use]
+    pub const fn genesis(me: Side, id: u64, witness: Option<Incarnation>) -> Self {
+        Self {
+            lineage: Lineage { counter: 1, id },
+            epoch: Epoch(1),
+            tenure_epoch: Epoch(1),
+            primary: me,
+            in_sync: InSync::Primary,
+            quorum: if witness.is_some() { Quorum::Majority } else { Quorum::PrimaryAlone },
+            witness,
+            natural: me,
+        }
+    }
+
     pub const fn tenure(&self) -> Tenure {
         Tenure { lineage: self.lineage, epoch: self.tenure_epoch }
     }

@@ -3,8 +3,22 @@
 //! Pure: events and a `now` in, actions out. It knows nothing of volumes, lanes, hosts or disks;
 //! it publishes one [`Gate`] per group, which the data path reads.
 
+mod arbiter;
 mod config;
+mod fields;
 mod gate;
+mod message;
+mod record;
+mod timers;
+mod transition;
+mod witness;
 
+pub use arbiter::{Arbiter, ArbiterAction, Environment};
 pub use config::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, Side, Tenure, Voter};
+pub use fields::{Reader, Writer};
 pub use gate::{Gate, Mode};
+pub use message::{Body, Connection, Message, Promise};
+pub use record::{Ballot, RECORD_FORMAT, Vote, VoterRecord};
+pub use timers::{LEASE_MAX, TimerError, Timers};
+pub use transition::Transition;
+pub use witness::{WitnessAction, WitnessCore, WitnessImage};

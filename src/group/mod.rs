@@ -1,2 +1,14 @@
 //! Control of one remote copy group on one array: the glue, pure as well, between arbitration
 //! (who may serve), the mirror's volumes (what is equal) and the operator.
+
+mod api;
+mod control;
+mod liveness;
+
+pub use api::{
+    Action, BootNonce, Command, Decline, Event, GroupState, Life, LogEntry, MEMBERS_MAX, Members, PathState,
+    PathView, Policy, RUNS_MAX, Reason, Refused, Request, Role, SessionEnd, SessionMessage, Settings,
+    SyncStatus,
+};
+pub use control::Control;
+pub use liveness::Liveness;

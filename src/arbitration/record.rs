@@ -1,0 +1,130 @@
+//! What a voter keeps durably of one group, and its record on disk.
+
+use crate::format::{EnvelopeError, Format};
+use crate::time::Duration;
+
+use super::fields::{Reader, Writer};
+use super::{Config, Side};
+
+/// A ballot of one instance: unique to its proposer, ordered by round first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    pub round: u64,
+    /// Zero: no ballot yet; 1 for A, 2 for B.
+    proposer: u8,
+}
+
+impl Ballot {
+    /// Below every ballot that anybody proposes.
+    pub const NONE: Self = Self { round: 0, proposer: 0 };
+
+    /// The lowest ballot of `proposer` above `self`.
+    #[must_use]
+    pub const fn next(self, proposer: Side) -> Self {
+        let proposer = match proposer {
+            Side::A => 1,
+            Side::B => 2,
+        };
+        Self { round: self.round.saturating_add(1), proposer }
+    }
+
+    pub(super) const fn parts(self) -> (u64, u8) {
+        (self.round, self.proposer)
+    }
+
+    pub(super) const fn from_parts(round: u64, proposer: u8) -> Option<Self> {
+        if proposer > 2 { None } else { Some(Self { round, proposer }) }
+    }
+}
+
+/// An accepted, not necessarily chosen, configuration for the epoch after the chosen one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vote {
+    pub ballot: Ballot,
+    pub value: Config,
+}
+
+/// The durable register of one voter for one group (ARBITRATION `Voter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VoterRecord {
+    /// Newest configuration known to be committed. `None`: a witness that was only told to forget
+    /// the group.
+    pub chosen: Option<Config>,
+    /// Both of the instance of epoch `chosen.epoch + 1`.
+    pub promised: Ballot,
+    pub vote: Option<Vote>,
+    /// Longest lease ever granted; zero: none on record. Durable before the first such grant.
+    pub longest_lease: Duration,
+    /// Tombstone: the group was removed, and nothing may bring it back.
+    pub removed: bool,
+}
+
+/// Where and how a register stands on disk.
+pub const RECORD_FORMAT: Format = Format { magic: *b"TWLNVOTE", version: 1, readable_from: 1 };
+
+impl VoterRecord {
+    pub const fn new(chosen: Config) -> Self {
+        Self {
+            chosen: Some(chosen),
+            promised: Ballot::NONE,
+            vote: None,
+            longest_lease: Duration::ZERO,
+            removed: false,
+        }
+    }
+
+    pub const fn blank() -> Self {
+        Self {
+            chosen: None,
+            promised: Ballot::NONE,
+            vote: None,
+            longest_lease: Duration::ZERO,
+            removed: false,
+        }
+    }
+
+    pub const fn tombstone() -> Self {
+        Self { removed: true, ..Self::blank() }
+    }
+
+    /// The body of the record, without an envelope (for two-slot files, which bring their own).
+    pub fn encode_body(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new(out);
+        w.option(self.chosen.as_ref(), Writer::config);
+        w.ballot(self.promised);
+        w.option(self.vote.as_ref(), Writer::vote);
+        w.duration(self.longest_lease);
+        w.bool(self.removed);
+    }
+
+    /// # Errors
+    /// `Damaged` when the bytes are no such body.
+    pub fn decode_body(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let mut r = Reader::new(bytes);
+        let record = Self::read(&mut r).ok_or(EnvelopeError::Damaged)?;
+        if r.is_empty() { Ok(record) } else { Err(EnvelopeError::Damaged) }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            chosen: r.option(Reader::config)?,
+            promised: r.ballot()?,
+            vote: r.option(Reader::vote)?,
+            longest_lease: r.duration()?,
+            removed: r.bool()?,
+        })
+    }
+
+    /// Appends the record in its envelope.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Vec::with_capacity(256);
+        self.encode_body(&mut body);
+        RECORD_FORMAT.encode(&body, out);
+    }
+
+    /// # Errors
+    /// See [`EnvelopeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        Self::decode_body(RECORD_FORMAT.decode(bytes)?.payload)
+    }
+}

@@ -1,0 +1,388 @@
+//! The words between a [`Control`](super::Control) and its shell.
+
+use crate::arbitration::{
+    Connection, Epoch, GroupId, InSync, Incarnation, Message, Quorum, Side, Tenure, Timers, Voter,
+    VoterRecord,
+};
+use crate::mirror::{LaneId, RegionRun, SessionId, Volume, VolumeAction, VolumeId};
+
+/// Every volume of the group, one after the other, each under its lock. The closure's vector takes
+/// the volume's actions; the shell carries them out once `each` returned (the lock is not held).
+/// The order is the same at every call.
+pub trait Members {
+    fn each(&mut self, f: &mut dyn FnMut(VolumeId, &mut Volume, &mut Vec<VolumeAction>));
+}
+
+/// Identity of one life of an array's process, random at each start (rule 16).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootNonce(pub [u8; 16]);
+
+/// What the operator set for the group; kept by the shell with its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// `startrcopygroup` was given and not taken back: the group is to be mirrored.
+    pub started: bool,
+    /// ATF: an in-sync secondary is promoted without an operator.
+    pub auto_failover: bool,
+}
+
+/// How this life of the control began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// The group was just made here (genesis) or taken over from its creator: nothing is forgotten.
+    Created,
+    /// Read from disk after a restart of the process.
+    Restarted,
+}
+
+/// What a [`Control`](super::Control) is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub me: Side,
+    pub group: GroupId,
+    pub record: VoterRecord,
+    pub life: Life,
+    pub policy: Policy,
+    pub timers: Timers,
+    /// Boot counter of this array: durable, raised before the first hello of this life.
+    pub boot: u64,
+    /// Own boot nonce, as in the hello of the pair.
+    pub nonce: BootNonce,
+    /// Seed of the retries' random delays.
+    pub seed: u64,
+}
+
+/// Everything that can happen to a group. Handing one in twice, late, or for a connection that is
+/// gone is harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `next_timeout` has come (or any other moment).
+    Tick,
+    /// The control connection to the peer is up, its hello read. A later `LinkUp` replaces it.
+    LinkUp {
+        connection: Connection,
+        peer: BootNonce,
+    },
+    /// The control connection is gone, or `Liveness` no longer counts it as alive.
+    LinkDown,
+    WitnessUp {
+        connection: Connection,
+    },
+    WitnessDown,
+    /// A lane can carry frames.
+    LaneUp(LaneId),
+    /// A lane was given up (closed, or silent for `lane_timeout`).
+    LaneLost(LaneId),
+    /// From the peer or the witness, on a connection that is or was up.
+    Message {
+        from: Voter,
+        connection: Connection,
+        message: Message,
+    },
+    /// From the peer's control of this group.
+    Session {
+        connection: Connection,
+        message: SessionMessage,
+    },
+    /// Every `Persist` up to this sequence is on stable storage.
+    Persisted {
+        sequence: u64,
+    },
+    /// A volume asks to be looked at (`VolumeAction::Poke`).
+    Poke,
+    /// Volumes were enrolled or withdrawn (by the shell, under their locks, before this).
+    MembersChanged,
+    /// A write to `data_dir` is outstanding longer than `disk_timeout`, or no longer.
+    DataDir {
+        stalled: bool,
+    },
+    /// This array holds the group's objects up to this sequence number.
+    GroupState {
+        sequence: u64,
+    },
+    /// The operator set it, here or through the peer.
+    Policy(Policy),
+    /// The outcome comes as `Action::Outcome` with this ticket, perhaps much later.
+    Command {
+        ticket: u64,
+        command: Command,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Switch roles, nothing lost, nothing failed. On the secondary it is passed on to the primary.
+    SwitchOver,
+    /// `setrcopygroup failover`, on the secondary: see DESIGN §3.2.
+    FailOver,
+    /// Leave office (SIGTERM). On the secondary done at once.
+    HandOver,
+    /// `stoprcopygroup` / `startrcopygroup`: sets `Policy::started` too (shell persists it).
+    Stop,
+    Start,
+    /// `removercopygroup`: a tombstone here and, as they are reached, with peer and witness.
+    Remove,
+}
+
+/// What the shell must do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the record durably, then `Event::Persisted`. Records may be skipped for newer ones.
+    Persist { sequence: u64, record: VoterRecord },
+    /// Drop it when that connection is no longer up.
+    Send { to: Voter, connection: Connection, message: Message },
+    /// To the peer's control of this group; drop it when that connection is no longer up.
+    SendSession { connection: Connection, message: SessionMessage },
+    /// The host-visible state changed.
+    Path(PathView),
+    /// For the event log.
+    Log { epoch: Epoch, entry: LogEntry },
+    /// The end of a command.
+    Outcome { ticket: u64, result: Result<(), Refused> },
+    /// The secondary lacks group state: send it (`wire`'s group-state RPC); its control is told by
+    /// `Event::GroupState`.
+    SendGroupState,
+    /// A tombstone is durable here; the shell forgets the group.
+    Removed,
+}
+
+/// Longest list of runs in one `SessionMessage::Answer`.
+pub const RUNS_MAX: usize = 1024;
+
+/// Most volumes in one group.
+pub const MEMBERS_MAX: usize = 256;
+
+/// What the controls of one group on both arrays say to each other beside votes and leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionMessage {
+    /// Primary: asks for this session. The members, with their capacity in blocks.
+    Hello {
+        tenure: Tenure,
+        epoch: Epoch,
+        session: SessionId,
+        members: Vec<(VolumeId, u64)>,
+    },
+    /// Secondary: its dirty regions of one volume, in chunks. `last`: of the whole answer.
+    Answer {
+        session: SessionId,
+        volume: Option<VolumeId>,
+        runs: Vec<RegionRun>,
+        last: bool,
+    },
+    /// Secondary: not this session.
+    Decline {
+        session: SessionId,
+        why: Decline,
+    },
+    /// Primary: everything is copied; is the secondary ready to be joined?
+    JoinQuery {
+        session: SessionId,
+        group_state: u64,
+    },
+    /// Secondary: it holds flushed data, map, and group state up to `group_state`.
+    JoinReady {
+        session: SessionId,
+        group_state: u64,
+    },
+    /// The new primary of this tenure serves.
+    Serving {
+        tenure: Tenure,
+    },
+    /// An operator at the sender asks the primary to do this; the answer names `number`.
+    Request {
+        number: u64,
+        request: Request,
+    },
+    Reply {
+        number: u64,
+        result: Result<(), Refused>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    SwitchOver,
+    FailOver,
+    /// `Policy::started` was set at the sender.
+    SetStarted(bool),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decline {
+    /// The sender is not the chosen primary of that tenure here.
+    NotPrimary,
+    /// A newer session was seen.
+    Old,
+    /// The volumes differ in number, identity or size.
+    Members,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refused {
+    #[error("the group is not in sync; wait until it is (showrcopy)")]
+    NotInSync,
+    #[error("the primary serves; use switchover")]
+    PeerServes,
+    #[error("this copy is stale; only override can serve its old data")]
+    Stale,
+    #[error("the other array is not reached; check the replication links")]
+    PeerUnreachable,
+    #[error("this array is not the group's primary; give the command there")]
+    NotPrimary,
+    #[error("this array is the group's primary already")]
+    AlreadyPrimary,
+    #[error("regions are still being made equal after a restart or an error; try again later")]
+    Recovering,
+    #[error("another change of the group is under way; try again")]
+    Busy,
+    #[error("commands in flight did not end in time; the group goes on as before")]
+    TimedOut,
+    #[error("too few voters answered; it will be finished when they are reached")]
+    Undecided,
+    #[error("a promise to the primary still runs; try again in a few seconds")]
+    PromiseRuns,
+    #[error("the group is started; stop it first")]
+    Started,
+}
+
+/// The state of one target port group (SPC-5 5.17.2), for the group's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathState {
+    Optimized,
+    Standby,
+    Transitioning,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Primary,
+    Secondary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupState {
+    Stopped,
+    /// Started, not (yet) mirrored by itself.
+    Started,
+    /// Was primary, cannot prove it still is: serves nothing.
+    Failsafe,
+    SwitchingOver,
+    /// In-sync secondary that waits for the promise to the lost primary to run out.
+    PromotionPending,
+    /// Two overrides met: nothing is overwritten by itself.
+    SplitBrain,
+    Removed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SyncStatus {
+    Synced,
+    /// Regions left to copy, over all volumes (known at the primary only).
+    Syncing {
+        left: u64,
+    },
+    NotSynced,
+}
+
+/// Why this array does not serve, or does so with less than it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Reason {
+    #[error("the other array is primary")]
+    Secondary,
+    #[error("the other array is primary, and this copy is not in sync with it")]
+    StaleSecondary,
+    #[error("no lease: neither the other array nor the witness has granted one")]
+    NoLease,
+    #[error("restarted: waits for one answer of the other array or of the enrolled witness")]
+    NoContact,
+    #[error("writes of older terms of office are not finished on this array's disks")]
+    Draining,
+    #[error("roles are changing")]
+    Switching,
+    #[error("a vote for the other array is undecided")]
+    VotedAway,
+    #[error("the other array is lost; its lease must run out first")]
+    PromiseRuns,
+    #[error("the other array is lost, and automatic failover is off")]
+    ManualFailover,
+    #[error("the other array is lost; after a restart it is waited for")]
+    StartWait,
+    #[error("the other array is lost, and so is the witness: no majority")]
+    NoMajority,
+    #[error("a vote is being written")]
+    Persisting,
+    #[error("two histories met (override on both sides); an operator must name the side to discard")]
+    SplitBrain,
+    #[error("the group was removed")]
+    Removed,
+}
+
+/// All that hosts and operators see of a group on this array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathView {
+    pub own: PathState,
+    /// The other array's target port group; `None`: must not be listed now (DESIGN §5).
+    pub peer: Option<PathState>,
+    pub role: Role,
+    /// The roles are not those the group was created with (`-Rev`).
+    pub reversed: bool,
+    pub state: GroupState,
+    pub sync: SyncStatus,
+    /// `None`: this array serves.
+    pub reason: Option<Reason>,
+    pub tenure: Tenure,
+    pub epoch: Epoch,
+    pub in_sync: InSync,
+    pub quorum: Quorum,
+    pub witness: Option<Incarnation>,
+    /// The witness answered within a lease: automatic failover can work.
+    pub witness_heard: bool,
+    pub link_up: bool,
+    pub session_up: bool,
+}
+
+/// Entries of the event log; each comes with the epoch it happened in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEntry {
+    /// A configuration was learned or decided.
+    Chosen {
+        config: crate::arbitration::Config,
+    },
+    /// A transition is proposed (again).
+    Proposed {
+        transition: crate::arbitration::Transition,
+        round: u64,
+    },
+    /// This array starts or stops serving.
+    Serving(bool),
+    LeaseLost,
+    Link(bool),
+    Witness(bool),
+    PeerRestarted,
+    SessionOpened {
+        session: SessionId,
+    },
+    SessionClosed {
+        session: SessionId,
+        why: SessionEnd,
+    },
+    SessionDeclined {
+        why: Decline,
+    },
+    SwitchOverGivenUp,
+    SplitBrain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionEnd {
+    LinkLost,
+    LaneLost,
+    PeerRefused,
+    PeerFailed,
+    MirrorTimeout,
+    PeerRestarted,
+    Stopped,
+    ConfigurationChanged,
+    MembersChanged,
+}
