@@ -10,9 +10,9 @@
 //! volumes/NAME    data of volumes without a path of their own
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -23,6 +23,7 @@ use crate::arbitration::Side;
 use crate::format::{Format, Slots, slots::SLOT_UNIT};
 use crate::mirror::VolumeId;
 use crate::sys::engine::Engine;
+use crate::sys::file::{Access, RawFile};
 
 const IDENTITY: Slots =
     Slots { format: Format { magic: *b"TWLNID\0\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
@@ -78,7 +79,7 @@ pub struct DataDir {
     identity: Identity,
     engine: Engine,
     /// Held until the daemon ends.
-    _lock: File,
+    _lock: RawFile,
 }
 
 /// Names that the directory may hold before it has an identity.
@@ -126,30 +127,30 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), identity, engine, _lock: lock })
     }
 
-    fn lock(path: &Path) -> Result<File, DataDirError> {
+    fn lock(path: &Path) -> Result<RawFile, DataDirError> {
         let failed = |source| DataDirError::Io { path: path.to_owned(), source };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(path.join("LOCK")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Only for the message.
-                let _ = lock.take(32).read_to_string(&mut pid);
-                let pid = match pid.trim() {
-                    "" => "(unknown)".to_owned(),
-                    pid => pid.to_owned(),
-                };
-                return Err(DataDirError::Locked { path: path.to_owned(), pid });
+        let name = path.join("LOCK");
+        let lock = match RawFile::open(&name, Access::default()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match RawFile::open(&name, Access { create_new: true, ..Access::default() }) {
+                    // Somebody else made it just now.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        RawFile::open(&name, Access::default())
+                    }
+                    made => made,
+                }
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            opened => opened,
+        };
+        let lock = lock.map_err(failed)?;
+        if !lock.lock().map_err(failed)? {
+            // Only for the message.
+            let pid = fs::read_to_string(&name).unwrap_or_default();
+            let pid = if pid.trim().is_empty() { "(unknown)".to_owned() } else { pid.trim().to_owned() };
+            return Err(DataDirError::Locked { path: path.to_owned(), pid });
         }
-        let named = lock
-            .set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        named.map_err(failed)?;
+        let pid = format!("{}\n", std::process::id());
+        lock.set_len(0).and_then(|()| lock.write_at(pid.as_bytes(), 0, false)).map_err(failed)?;
         Ok(lock)
     }
 

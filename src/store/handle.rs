@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use tracing::error;
 
 use super::volume_file::DataFile;
-use crate::block::{BLOCK, Extent, Op, PHYSICAL_BLOCK, Request, StoreResult};
+use crate::block::{BLOCK, Extent, Op, Request, StoreResult};
 use crate::mutation::{self, Mutation};
 use crate::sys::buffer::Buffer;
 use crate::sys::engine;
@@ -63,7 +63,7 @@ impl DataFile {
     #[cfg(feature = "testing")]
     pub fn handle_with_large_blocks(&self) -> io::Result<Handle> {
         let io = engine::Handle::new(&self.inner.raw, self.inner.engine)?;
-        Ok(Handle::with_alignment(self.clone(), io, u64::from(PHYSICAL_BLOCK), 4096))
+        Ok(Handle::with_alignment(self.clone(), io, u64::from(crate::block::PHYSICAL_BLOCK), 4096))
     }
 }
 

@@ -198,7 +198,7 @@ impl DataFile {
 
     fn locked(raw: RawFile, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
         let path = raw.path().to_owned();
-        match raw.try_lock() {
+        match raw.lock() {
             Ok(true) => {}
             Ok(false) => return Err(VolumeFileError::Locked { path }),
             Err(source) => return Err(VolumeFileError::Io { path, source }),

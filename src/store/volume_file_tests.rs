@@ -1,1 +1,226 @@
+use std::process::Command;
 
+use super::*;
+
+const ID: VolumeId = VolumeId(*b"volume-of-a-test");
+const OTHER: VolumeId = VolumeId(*b"volume-of-others");
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn is_made_sparse_and_found_again() {
+    let dir = dir();
+    let path = dir.path().join("v");
+    let file = DataFile::create(&path, ID, 100 * MIB, Engine::Plain).unwrap();
+    assert_eq!((file.blocks(), file.id(), file.path()), (100 * MIB / 512, ID, &*path));
+    assert!(file.allocated().unwrap() < MIB);
+    drop(file);
+    assert_eq!(DataFile::open(&path, ID, 100 * MIB, Engine::Plain).unwrap().size_bytes(), 100 * MIB);
+    DataFile::remove(&path, ID, 100 * MIB, Engine::Plain).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn is_open_once() {
+    let dir = dir();
+    let path = dir.path().join("v");
+    let held = DataFile::create(&path, ID, MIB, Engine::Plain).unwrap();
+    let again = DataFile::open(&path, ID, MIB, Engine::Plain);
+    assert!(matches!(again, Err(VolumeFileError::Locked { .. })));
+    assert!(matches!(DataFile::remove(&path, ID, MIB, Engine::Plain), Err(VolumeFileError::Locked { .. })));
+    // A write of a former life that is still under way keeps its handle, and others out.
+    let handle = held.handle_alone();
+    drop(held);
+    let again = DataFile::open(&path, ID, MIB, Engine::Plain);
+    assert!(matches!(again, Err(VolumeFileError::Locked { .. })));
+    drop(handle);
+    let held = DataFile::open(&path, ID, MIB, Engine::Plain).unwrap();
+    drop((held.handle().unwrap(), held.handle().unwrap()));
+}
+
+impl DataFile {
+    fn handle_alone(&self) -> crate::sys::engine::Handle {
+        crate::sys::engine::Handle::new(&self.inner.raw, Engine::Plain).unwrap()
+    }
+}
+
+#[test]
+fn refuses_what_is_not_this_volume() {
+    let dir = dir();
+    let path = dir.path().join("v");
+    let open = |id, size| DataFile::open(&path, id, size, Engine::Plain).map(drop);
+    assert!(matches!(open(ID, MIB), Err(VolumeFileError::Io { .. })), "a file that is not there");
+    drop(DataFile::create(&path, ID, MIB, Engine::Plain).unwrap());
+    let exists = DataFile::create(&path, OTHER, MIB, Engine::Plain);
+    assert!(matches!(exists, Err(VolumeFileError::Exists { .. })));
+    assert!(matches!(open(OTHER, MIB), Err(VolumeFileError::OtherVolume { .. })));
+    assert!(matches!(open(ID, 2 * MIB), Err(VolumeFileError::OtherSize { .. })));
+    open(ID, MIB).unwrap();
+
+    let good = fs::read(&path).unwrap();
+    let record = usize::try_from(MIB).unwrap();
+    let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        open(ID, MIB).unwrap_err()
+    };
+    let blank = damaged(&|bytes| bytes[record..].fill(0));
+    assert!(matches!(blank, VolumeFileError::NoVolume { source: SlotError::Blank, .. }), "{blank}");
+    let torn = damaged(&|bytes| {
+        bytes[record + 25] ^= 1;
+        bytes[record + 4096 + 25] ^= 1;
+    });
+    assert!(matches!(torn, VolumeFileError::NoVolume { .. }), "{torn}");
+    assert!(torn.to_string().contains(&path.display().to_string()), "{torn}");
+    let foreign = damaged(&|bytes| bytes[record..].fill(0x77));
+    assert!(matches!(foreign, VolumeFileError::NoVolume { .. }), "{foreign}");
+    let short = damaged(&|bytes| bytes.truncate(5000));
+    assert!(matches!(short, VolumeFileError::OtherSize { .. } | VolumeFileError::NoVolume { .. }), "{short}");
+    let tiny = damaged(&|bytes| bytes.truncate(10));
+    assert!(matches!(tiny, VolumeFileError::OtherSize { .. }), "{tiny}");
+    // One slot of the record torn: the other has it.
+    fs::write(&path, &good).unwrap();
+    let mut bytes = good.clone();
+    bytes[record + 25] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    open(ID, MIB).unwrap();
+    assert!(DataFile::remove(&path, OTHER, MIB, Engine::Plain).is_err());
+    assert!(path.exists());
+}
+
+#[test]
+fn a_bad_size_is_refused_and_leaves_nothing() {
+    let dir = dir();
+    let path = dir.path().join("v");
+    for size in [0, 512, 4097] {
+        let bad = DataFile::create(&path, ID, size, Engine::Plain);
+        assert!(matches!(bad, Err(VolumeFileError::BadSize { .. })));
+    }
+    for size in [u64::MAX - 4095, 1 << 63] {
+        let bad = DataFile::create(&path, ID, size, Engine::Plain);
+        assert!(matches!(bad, Err(VolumeFileError::TooLarge { .. })), "{bad:?}");
+        assert!(!path.exists());
+    }
+    let nowhere = DataFile::create(&dir.path().join("no/v"), ID, MIB, Engine::Plain);
+    assert!(matches!(nowhere, Err(VolumeFileError::Io { .. })));
+}
+
+#[test]
+fn sixty_four_tebibytes_on_tmpfs() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("v");
+    drop(DataFile::create(&path, ID, 64 * TIB, Engine::Plain).unwrap());
+    let file = DataFile::open(&path, ID, 64 * TIB, Engine::Plain).unwrap();
+    assert_eq!(file.blocks(), 64 * TIB / 512);
+    assert!(file.allocated().unwrap() < MIB);
+    let runtime = crate::sys::runtime::Runtime::new(Engine::Plain).unwrap();
+    runtime.block_on(async {
+        use crate::block::{Extent, StoreResult};
+        let handle = file.handle().unwrap();
+        let last = Extent::new(file.blocks() - 8, 8);
+        let data = crate::sys::buffer::Buffer::copy_of(&[0xa5; 4096]);
+        let durable = crate::store::Durability::Stable;
+        assert_eq!(handle.write(last, &data, durable).await, StoreResult::Done);
+        assert_eq!(handle.read(last).await.unwrap().as_slice(), data.as_slice());
+        assert_eq!(handle.next_data(Extent::new(0, file.blocks())).await, Ok(Some(last)));
+        let past = Extent::new(file.blocks() - 7, 8);
+        assert_eq!(handle.write(past, &data, durable).await, StoreResult::Failed);
+    });
+}
+
+#[test]
+fn sixteen_tebibytes_are_too_much_for_ext4() {
+    let dir = dir();
+    let kind = Command::new("stat").args(["-f", "-c", "%T"]).arg(dir.path()).output().unwrap();
+    if !String::from_utf8_lossy(&kind.stdout).contains("ext") {
+        return; // not ext4 here
+    }
+    let path = dir.path().join("v");
+    let error = DataFile::create(&path, ID, 16 * TIB, Engine::Plain).unwrap_err();
+    let VolumeFileError::TooLarge { limit, .. } = error else { panic!("{error}") };
+    assert!(!path.exists());
+    assert!(limit < 16 * TIB && limit > 16 * TIB - MIB, "{limit}");
+    DataFile::create(&path, ID, limit, Engine::Plain).unwrap();
+}
+
+/// In a mount namespace of this thread's own; false: not allowed here (needs root).
+fn mount_small_tmpfs(at: &Path, options: &str) -> bool {
+    let private = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok()
+        && Command::new("mount").args(["--make-rprivate", "/"]).status().is_ok_and(|s| s.success());
+    let mount = |at| Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status();
+    private && mount(at).is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    use crate::block::{Extent, StoreResult};
+    use crate::store::{DataDir, Durability, Owner};
+    use crate::sys::buffer::Buffer;
+
+    let dir = dir();
+    let at = dir.path().to_owned();
+    std::thread::spawn(move || {
+        if !mount_small_tmpfs(&at, "size=4m") {
+            return;
+        }
+        let data_dir = DataDir::open(&at.join("array"), Owner::Witness, Engine::Plain).unwrap();
+        let format = Format { magic: *b"TWLNTEST", version: 1, readable_from: 1 };
+        let (mut votes, _) =
+            crate::store::RecordTable::open(&data_dir.votes(), format, Engine::Plain).unwrap();
+        let file = DataFile::create(&at.join("v"), ID, 16 * MIB, Engine::Plain).unwrap();
+        let runtime = crate::sys::runtime::Runtime::new(Engine::Plain).unwrap();
+        runtime.block_on(async {
+            let handle = file.handle().unwrap();
+            let data = Buffer::copy_of(&[7; 65536]);
+            let mut stored = 0;
+            while stored < 256 {
+                match handle.write(Extent::new(stored * 128, 128), &data, Durability::Stable).await {
+                    StoreResult::Done => stored += 1,
+                    other => {
+                        assert_eq!(other, StoreResult::NoSpace);
+                        break;
+                    }
+                }
+            }
+            assert!(stored > 10 && stored < 64, "{stored} pieces fitted");
+            // The rest of the space goes too.
+            let mut rest = fs::File::create(at.join("rest")).unwrap();
+            while io::Write::write_all(&mut rest, &[1; 4096]).is_ok() {}
+            for n in 0..stored {
+                let read = handle.read(Extent::new(n * 128, 128)).await.unwrap();
+                assert_eq!(read.as_slice(), data.as_slice());
+            }
+            // What is there can be written again, and given back.
+            let again = handle.write(Extent::new(0, 128), &data, Durability::Stable).await;
+            assert_eq!(again, StoreResult::Done);
+            // Votes have their space.
+            for n in 0..4 {
+                votes.write([([1; 16], &[n; 100][..]), ([2; 16], &[n; 100][..])]).unwrap();
+            }
+            let unmapped = handle.unmap(Extent::new(0, 128), Durability::Stable).await;
+            assert_eq!(unmapped, StoreResult::Done);
+        });
+        fs::remove_file(at.join("rest")).unwrap();
+        while fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(at.join("rest"))
+            .is_ok_and(|mut f| io::Write::write_all(&mut f, &[1; 4096]).is_ok())
+        {}
+        let error = DataFile::create(&at.join("w"), OTHER, MIB, Engine::Plain).unwrap_err();
+        assert!(matches!(error, VolumeFileError::NoSpace { .. }), "{error}");
+        assert!(!at.join("w").exists());
+        let error = DataDir::open(&at.join("second"), Owner::Witness, Engine::Plain).unwrap_err();
+        assert!(error.to_string().contains("No space left"), "{error}");
+        drop((votes, data_dir));
+        let again = DataDir::open(&at.join("array"), Owner::Witness, Engine::Plain).unwrap();
+        assert_eq!(again.identity().boot, 2);
+    })
+    .join()
+    .unwrap();
+}

@@ -315,7 +315,7 @@ mod tests {
         let holder = Holder::default();
         let mut last = 0;
         for n in 0..10_000_i64 {
-            let noise = [0, 700_000, 300_000, 900_000][(n % 4) as usize];
+            let noise = [0, 700_000, 300_000, 900_000][usize::try_from(n % 4).unwrap()];
             last = holder.at(n * 1_000_000, [Some(n * 1_000_000 + noise), None, None]);
         }
         assert!(last < 9_999 * 1_000_000 + 1_000_000, "{last}");

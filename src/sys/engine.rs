@@ -101,10 +101,11 @@ impl Handle {
     /// be used on a `tokio_uring` runtime.
     ///
     /// # Errors
-    /// The system's (too many open files).
+    /// The system's (too many open files); `WouldBlock` when another process is taking the file.
     pub fn new(file: &RawFile, engine: Engine) -> io::Result<Self> {
         let access = Access { direct: file.access().direct, ..Access::default() };
         let raw = file.reopen(access)?;
+        raw.share()?;
         let way = match engine {
             #[cfg(feature = "testing")]
             Engine::Volatile => Way::Inline,
@@ -112,6 +113,7 @@ impl Handle {
             Engine::Plain => Way::Pool,
             Engine::Ring => {
                 let dsync = file.reopen(Access { dsync: true, ..access })?;
+                dsync.share()?;
                 let ring = |raw: &RawFile| io::Result::Ok(RingFile::from_std(raw.descriptor()?.into()));
                 Way::Ring { file: ring(&raw)?, stable: ring(&dsync)? }
             }

@@ -4,11 +4,12 @@
 //! calls that are done at once. In test builds a file may be *volatile* (`super::volatile`): what
 //! was not flushed is lost, in part, when the process dies.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
@@ -73,6 +74,14 @@ pub struct RawFile {
     #[cfg(feature = "testing")]
     volatile: Option<std::sync::Arc<Volatile>>,
 }
+
+/// Locked by the one holder of a file, and by each of its handles. (Offsets of advisory locks; they
+/// have nothing to do with the bytes there.)
+const LOCK_HOLDER: libc::off_t = 0;
+const LOCK_HANDLES: libc::off_t = LOCK_HOLDER + 1;
+
+/// How long a holder that is about to end is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `ramfs` (linux/magic.h).
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
@@ -227,16 +236,53 @@ impl RawFile {
         self.file.set_len(bytes)
     }
 
-    /// Takes the lock that says "in use" (one holder over all processes, freed with the last
-    /// descriptor). False: somebody else holds it.
+    /// Takes the lock that says "in use": one holder over all processes, and nobody while a handle
+    /// of a former holder lives ([`RawFile::share`]). Waits a little for a holder that is about to
+    /// end. False: somebody else holds it. Freed when this file is closed.
     ///
     /// # Errors
     /// The system's.
-    pub fn try_lock(&self) -> io::Result<bool> {
-        match self.file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
+    pub fn lock(&self) -> io::Result<bool> {
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            if self.set_lock(libc::F_WRLCK, LOCK_HOLDER, 2)? {
+                self.set_lock(libc::F_UNLCK, LOCK_HANDLES, 1)?;
+                return Ok(true);
+            }
+            if Instant::now() >= patience {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Marks this open file as a handle of the lock's holder. A ring's last writes may outlive the
+    /// process that was killed; they keep their file open, and so the next holder out, until they
+    /// are over.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` when another process is just taking the lock.
+    pub fn share(&self) -> io::Result<()> {
+        if self.set_lock(libc::F_RDLCK, LOCK_HANDLES, 1)? {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "in use by another process"))
+        }
+    }
+
+    /// Open file description locks (fcntl(2)): they belong to the open file, not to the process.
+    fn set_lock(&self, kind: libc::c_int, start: libc::off_t, len: libc::off_t) -> io::Result<bool> {
+        let lock = libc::flock {
+            l_type: libc::c_short::try_from(kind).map_err(|_| Errno::EINVAL)?,
+            l_whence: libc::c_short::try_from(libc::SEEK_SET).map_err(|_| Errno::EINVAL)?,
+            l_start: start,
+            l_len: len,
+            l_pid: 0,
+        };
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
