@@ -1,0 +1,226 @@
+//! The volumes that are open on this array: data file, dirty map and core of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::link::lane::Volumes;
+use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
+use crate::store::data_dir::DataDir;
+use crate::store::map_file::MapFile;
+use crate::store::objects::VirtualVolume;
+use crate::store::{DataFile, VolumeFileError};
+use crate::sys::engine::Engine;
+use crate::volume::{DataThread, Listener, Mailboxes, Volume};
+
+use super::metadata::Metadata;
+
+/// Pause before a map that could not be written is tried again.
+const MAP_RETRY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Data(#[from] VolumeFileError),
+    #[error("dirty map {path}: {source}", path = path.display())]
+    MapFile { path: PathBuf, source: io::Error },
+    #[error("dirty map {path}: {source}", path = path.display())]
+    Map { path: PathBuf, source: MapError },
+}
+
+/// Opens volumes, keeps them, and writes their maps.
+#[derive(Clone)]
+pub struct VolumeSet {
+    volumes: Volumes,
+    maps: Arc<Maps>,
+    mailboxes: Mailboxes,
+    data_dir: Arc<DataDir>,
+    engine: Engine,
+}
+
+impl fmt::Debug for VolumeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolumeSet").field("volumes", &self.volumes.load().len()).finish_non_exhaustive()
+    }
+}
+
+/// Map files by volume; written on the metadata thread only.
+struct Maps {
+    files: Mutex<BTreeMap<VolumeId, Arc<Mutex<MapFile>>>>,
+    metadata: Metadata,
+    pokes: mpsc::UnboundedSender<VolumeId>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maps")
+    }
+}
+
+impl Maps {
+    fn file(&self, volume: VolumeId) -> Option<Arc<Mutex<MapFile>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&volume).cloned()
+    }
+}
+
+impl Listener for Maps {
+    fn poke(&self, volume: VolumeId) {
+        // Nobody listens any more only while the process ends.
+        let _ = self.pokes.send(volume);
+    }
+
+    fn persist_map(&self, volume: &Volume) {
+        let Some(file) = self.file(volume.id()) else { return };
+        let volume = volume.clone();
+        self.metadata.run(move || write_map(&volume, &file));
+    }
+}
+
+/// Writes the changed pages of a volume's map until none is left. On the metadata thread.
+fn write_map(volume: &Volume, file: &Mutex<MapFile>) {
+    let mut pages = Vec::new();
+    loop {
+        pages.clear();
+        let Some(generation) = volume.with(|core, _, _| core.map_pages(&mut pages)) else { return };
+        let written = file.lock().unwrap_or_else(PoisonError::into_inner).write(&pages);
+        match written {
+            Ok(()) => volume.with(|core, context, out| core.map_durable(generation, context, out)),
+            Err(error) => {
+                tracing::error!(?volume, %error, "the dirty map cannot be written; writes wait for it");
+                std::thread::sleep(MAP_RETRY);
+                volume.with(|core, context, out| core.map_failed(generation, context, out));
+                return;
+            }
+        }
+    }
+}
+
+impl VolumeSet {
+    pub fn new(
+        data_dir: Arc<DataDir>,
+        engine: Engine,
+        mailboxes: Mailboxes,
+        metadata: Metadata,
+        pokes: mpsc::UnboundedSender<VolumeId>,
+    ) -> Self {
+        let maps = Arc::new(Maps { files: Mutex::default(), metadata, pokes });
+        Self { volumes: Arc::new(ArcSwap::from_pointee(BTreeMap::new())), maps, mailboxes, data_dir, engine }
+    }
+
+    /// The volumes as the lanes look them up.
+    pub fn shared(&self) -> Volumes {
+        Arc::clone(&self.volumes)
+    }
+
+    pub fn get(&self, id: VolumeId) -> Option<Volume> {
+        self.volumes.load().get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Volume> {
+        self.volumes.load().values().cloned().collect()
+    }
+
+    /// Makes the data and the map of a new volume, and opens it. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is left behind.
+    pub fn create(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
+        let geometry = geometry(volume);
+        let data = DataFile::create(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
+        let path = self.data_dir.map(geometry.id);
+        let header = DirtyMap::file_header(geometry);
+        let len = DirtyMap::file_len(geometry);
+        match MapFile::create(&path, &header, len, self.data_dir.engine()) {
+            Ok(file) => Ok(self.adopt(geometry, data, file, DirtyMap::new(geometry))),
+            Err(source) => {
+                drop(data);
+                if let Err(error) =
+                    DataFile::remove(&volume.path, geometry.id, volume.size_bytes, self.engine)
+                {
+                    tracing::warn!(%error, "the data of a volume that could not be made is left behind");
+                }
+                Err(OpenError::MapFile { path, source })
+            }
+        }
+    }
+
+    /// Opens a volume made before. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: anything that is not this very volume, by name.
+    pub fn open(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
+        let geometry = geometry(volume);
+        let data = DataFile::open(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
+        let path = self.data_dir.map(geometry.id);
+        let (file, bytes) = MapFile::open(&path, DirtyMap::file_len(geometry), self.data_dir.engine())
+            .map_err(|source| OpenError::MapFile { path: path.clone(), source })?;
+        let map =
+            DirtyMap::decode(geometry, &bytes).map_err(|source| OpenError::Map { path, source })?;
+        Ok(self.adopt(geometry, data, file, map))
+    }
+
+    fn adopt(&self, geometry: Geometry, data: DataFile, file: MapFile, map: DirtyMap) -> Volume {
+        let core = mirror::Volume::restore(geometry, Limits::default(), map);
+        let listener: Arc<dyn Listener> = Arc::clone(&self.maps) as Arc<dyn Listener>;
+        let volume = Volume::new(geometry.id, core, data, self.mailboxes.clone(), listener);
+        let mut files = self.maps.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(geometry.id, Arc::new(Mutex::new(file)));
+        drop(files);
+        self.volumes.rcu(|volumes| {
+            let mut volumes = BTreeMap::clone(volumes);
+            volumes.insert(geometry.id, volume.clone());
+            volumes
+        });
+        volume
+    }
+
+    /// Closes a volume on every thread and removes its data and map. Blocks. The caller has seen
+    /// to it that nothing is exported or mirrored.
+    ///
+    /// # Errors
+    /// What could not be removed; the volume is closed all the same.
+    pub fn remove(&self, volume: &VirtualVolume) -> Result<(), OpenError> {
+        let id = volume.volume_id();
+        self.close(id);
+        let map = self.data_dir.map(id);
+        if let Err(source) = std::fs::remove_file(&map)
+            && source.kind() != io::ErrorKind::NotFound
+        {
+            return Err(OpenError::MapFile { path: map, source });
+        }
+        Ok(DataFile::remove(&volume.path, id, volume.size_bytes, self.engine)?)
+    }
+
+    /// Closes a volume on every thread. Blocks until no thread holds its file.
+    pub fn close(&self, id: VolumeId) {
+        self.volumes.rcu(|volumes| {
+            let mut volumes = BTreeMap::clone(volumes);
+            volumes.remove(&id);
+            volumes
+        });
+        self.maps.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let (closed, wait) = std::sync::mpsc::channel();
+        self.mailboxes.everywhere(move || {
+            if let Some(thread) = DataThread::current() {
+                thread.forget(id);
+            }
+            let _ = closed.send(());
+        });
+        // Each thread drops its sender after it has let go; the last one ends the wait.
+        while wait.recv_timeout(CLOSE_WAIT).is_ok() {}
+    }
+}
+
+/// How long a removal waits for a data thread to let go of a file.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+fn geometry(volume: &VirtualVolume) -> Geometry {
+    Geometry { id: volume.volume_id(), blocks: volume.size_bytes / u64::from(crate::block::BLOCK) }
+}
