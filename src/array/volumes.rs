@@ -161,8 +161,7 @@ impl VolumeSet {
         let path = self.data_dir.map(geometry.id);
         let (file, bytes) = MapFile::open(&path, DirtyMap::file_len(geometry), self.data_dir.engine())
             .map_err(|source| OpenError::MapFile { path: path.clone(), source })?;
-        let map =
-            DirtyMap::decode(geometry, &bytes).map_err(|source| OpenError::Map { path, source })?;
+        let map = DirtyMap::decode(geometry, &bytes).map_err(|source| OpenError::Map { path, source })?;
         Ok(self.adopt(geometry, data, file, map))
     }
 
