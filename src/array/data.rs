@@ -22,6 +22,10 @@ pub fn spawn(index: usize, mailbox: mpsc::UnboundedReceiver<Job>) -> io::Result<
 
 async fn run(index: usize, mut mailbox: mpsc::UnboundedReceiver<Job>) {
     let thread = DataThread::enter(index);
+    #[cfg(feature = "testing")]
+    if let Some(every) = crate::volume::fault::stall_every() {
+        tokio::task::spawn_local(stall(every));
+    }
     let mut jobs = Vec::with_capacity(JOBS_PER_TURN);
     while mailbox.recv_many(&mut jobs, JOBS_PER_TURN).await > 0 {
         for job in jobs.drain(..) {
@@ -31,5 +35,17 @@ async fn run(index: usize, mut mailbox: mpsc::UnboundedReceiver<Job>) {
             }
         }
         tokio::task::yield_now().await;
+    }
+}
+
+/// Test builds: stands still now and then, at the same moments as all other data threads.
+#[cfg(feature = "testing")]
+async fn stall(every: std::time::Duration) {
+    loop {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let millis = u128::max(every.as_millis(), 1);
+        let rest = millis - since_epoch.map_or(0, |now| now.as_millis()) % millis;
+        tokio::time::sleep(std::time::Duration::from_millis(u64::try_from(rest).unwrap_or(1))).await;
+        std::thread::sleep(crate::volume::fault::STALL);
     }
 }

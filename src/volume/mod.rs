@@ -4,6 +4,8 @@
 //! threads, and brings each outcome back to the connection that asked, whichever thread it ends on.
 
 mod completion;
+#[cfg(feature = "testing")]
+pub mod fault;
 mod lane;
 mod perform;
 mod service;

@@ -218,6 +218,10 @@ impl Volume {
 impl BlockVolume for Volume {
     fn submit(&self, request: Request, data: Buffer, reply: ReplyTo) -> Submitted {
         let tag = reply.tag;
+        #[cfg(feature = "testing")]
+        if let Some((outcome, data)) = super::fault::strike(self.0.id, request, &data) {
+            return Submitted::Done(Completion { tag, outcome, data });
+        }
         let queue = Arc::clone(&reply.queue);
         let mut effects = Effects::default();
         let taken = self.call(&mut effects, |inner, context, out| {

@@ -3,7 +3,13 @@
 //! path when one refuses or stays silent, and never writes a block again while an older write to
 //! it may still be alive somewhere.
 
-use crate::initiator::{self, Identity, PathState, Pdu, RTPG, RTPG_ALLOCATION, Sent, Session, Status};
+mod figures;
+mod paths;
+mod work;
+
+use figures::{Check, Phase, millis};
+
+use crate::initiator::{self, Identity, PathState, Pdu, Sent, Session, Status};
 use crate::ledger::{Ledger, Wrong};
 use crate::stamp::{self, Stream};
 use serde_json::{Value, json};
@@ -123,49 +129,6 @@ struct Path {
     served: u64,
 }
 
-/// What one measured phase came to.
-#[derive(Debug)]
-struct Phase {
-    name: String,
-    since: Instant,
-    last_done: Instant,
-    gap: Duration,
-    reads: u64,
-    writes: u64,
-    io_errors: u64,
-    stale: u64,
-    retries: u64,
-}
-
-impl Phase {
-    fn new(name: &str) -> Self {
-        let now = Instant::now();
-        Self {
-            name: name.to_owned(),
-            since: now,
-            last_done: now,
-            gap: Duration::ZERO,
-            reads: 0,
-            writes: 0,
-            io_errors: 0,
-            stale: 0,
-            retries: 0,
-        }
-    }
-
-    fn report(&self, now: Instant, quiet: bool) -> Value {
-        let open = if quiet { Duration::ZERO } else { now - self.last_done };
-        json!({
-            "event": "phase", "phase": self.name, "ms": millis(now - self.since), "gap_ms": millis(self.gap.max(open)),
-            "reads": self.reads, "writes": self.writes, "io_errors": self.io_errors, "stale": self.stale, "retries": self.retries,
-        })
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Paused,
@@ -194,15 +157,6 @@ pub struct Driver {
     total_errors: u64,
     total_lost: u64,
     next_start: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Check {
-    checked: u64,
-    lost: u64,
-    foreign: u64,
-    first_wrong: Vec<Value>,
-    served_before: Vec<u64>,
 }
 
 impl Driver {
@@ -348,84 +302,6 @@ impl Driver {
         })
     }
 
-    // --- paths -------------------------------------------------------------------------------
-
-    fn keep_paths(&mut self, now: Instant) {
-        for index in 0..self.paths.len() {
-            let path = &mut self.paths[index];
-            if path.session.is_none() && !path.connecting && now >= path.connect_after {
-                path.connecting = true;
-                connect(index, path.portal, &self.options, self.events.clone());
-            }
-            let path = &self.paths[index];
-            let wants_report = path.session.is_some() && path.state != Some(PathState::Optimized);
-            if wants_report && !path.reporting && now >= path.report_after {
-                self.ask_report(index, now);
-            }
-        }
-    }
-
-    fn ask_report(&mut self, index: usize, now: Instant) {
-        let deadline = now + self.options.timeout;
-        let path = &mut self.paths[index];
-        if path.reporting || path.commands.len() >= PATH_COMMANDS_MAX {
-            return;
-        }
-        let Some(session) = path.session.as_mut().filter(|s| s.window_open()) else { return };
-        match session.read(&RTPG, RTPG_ALLOCATION) {
-            Ok(sent) => {
-                path.reporting = true;
-                path.report_after = now + RTPG_EVERY;
-                path.commands.insert(
-                    sent.tag,
-                    Command { purpose: Purpose::Report, sent, deadline, data: Vec::new(), abort: None },
-                );
-            }
-            Err(error) => self.drop_session(index, &error.to_string()),
-        }
-    }
-
-    fn set_state(&mut self, index: usize, state: PathState) {
-        if self.paths[index].state != Some(state) {
-            self.paths[index].state = Some(state);
-            self.note(|| format!("path {index} is {state:?}"));
-        }
-    }
-
-    fn drop_session(&mut self, index: usize, why: &str) {
-        let now = Instant::now();
-        let path = &mut self.paths[index];
-        let Some(session) = path.session.take() else { return };
-        session.shut();
-        path.number += 1;
-        path.state = None;
-        path.reporting = false;
-        path.connect_after = now + CONNECT_DELAY;
-        path.last_error = why.to_owned();
-        path.aborts.clear();
-        let mut again = Vec::new();
-        for (_, command) in path.commands.drain() {
-            match command.purpose {
-                Purpose::Task(slot) => again.push(slot),
-                Purpose::Ghost { block } => path.limbo.extend(block),
-                Purpose::Report => {}
-            }
-        }
-        for slot in again {
-            if let Some(task) = self.tasks[slot].as_mut() {
-                // Its fate is open until this path is logged in again.
-                if task.write {
-                    self.ledger.hold(task.block);
-                    self.paths[index].limbo.push(task.block);
-                }
-                task.running = false;
-                task.not_before = now;
-                self.phase.retries += 1;
-            }
-        }
-        self.note(|| format!("path {index} is down: {why}"));
-    }
-
     // --- events ------------------------------------------------------------------------------
 
     fn take(&mut self, event: Event) {
@@ -450,56 +326,6 @@ impl Driver {
             }
             _ => {}
         }
-    }
-
-    fn connected(&mut self, index: usize, session: Session, identity: Identity, state: PathState) {
-        if let Some(naa) = self.naa.as_ref().filter(|naa| **naa != identity.naa) {
-            self.say(json!({ "event": "error", "error": format!("{} shows LUN {}, another path shows {naa}: not one LUN", self.paths[index].portal, identity.naa) }));
-            self.paths[index].connecting = false;
-            self.paths[index].connect_after = Instant::now() + Duration::from_secs(1);
-            return;
-        }
-        self.naa = Some(identity.naa.clone());
-        let path = &mut self.paths[index];
-        path.connecting = false;
-        path.number += 1;
-        path.report_after = Instant::now() + RTPG_EVERY;
-        // Rule 9: nothing of the session that this one replaced is alive.
-        for block in path.limbo.drain(..) {
-            self.ledger.release(block);
-        }
-        let number = path.number;
-        let events = self.events.clone();
-        match session.reader() {
-            Ok(mut reader) => {
-                std::thread::spawn(move || {
-                    loop {
-                        let event = match initiator::read_pdu(&mut reader) {
-                            Ok(pdu) => Event::Received { path: index, number, pdu },
-                            Err(error) => Event::Closed { path: index, number, why: error.to_string() },
-                        };
-                        let last = matches!(event, Event::Closed { .. });
-                        if events.send(event).is_err() || last {
-                            return;
-                        }
-                    }
-                });
-            }
-            Err(error) => {
-                path.last_error = error.to_string();
-                return;
-            }
-        }
-        path.session = Some(session);
-        path.last_error.clear();
-        let group = identity.port_group;
-        let capacity = identity.blocks;
-        path.identity = Some(identity);
-        self.note(|| format!("path {index} is up, port group {group:?}"));
-        if capacity < self.options.span_blocks as u64 * SECTORS {
-            self.say(json!({ "event": "error", "error": format!("the LUN has {capacity} blocks, fewer than the span asked for") }));
-        }
-        self.set_state(index, state);
     }
 
     fn received(&mut self, index: usize, pdu: Pdu) {
@@ -739,167 +565,4 @@ impl Driver {
             Err(error) => self.drop_session(index, &error.to_string()),
         }
     }
-
-    // --- work --------------------------------------------------------------------------------
-
-    fn random(&mut self) -> u64 {
-        // xorshift64*: reproducible from the run's number.
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn dispatch(&mut self, now: Instant) {
-        for slot in 0..self.tasks.len() {
-            if self.tasks[slot].is_none() {
-                self.tasks[slot] = self.next_task(now);
-            }
-            match self.tasks[slot] {
-                Some(task) if !task.running && now >= task.not_before => self.attempt(slot, now),
-                _ => {}
-            }
-        }
-        if let Mode::Checking { next } = self.mode
-            && next >= self.ledger.len()
-            && self.tasks.iter().all(Option::is_none)
-        {
-            self.mode = Mode::Paused;
-            let served: Vec<_> = self
-                .paths
-                .iter()
-                .zip(&self.check.served_before)
-                .filter(|(p, before)| p.served > **before)
-                .map(|(p, _)| p.portal.to_string())
-                .collect();
-            self.say(json!({
-                "event": "verified", "portals": served, "checked": self.check.checked, "lost": self.check.lost, "foreign": self.check.foreign,
-                "examples": self.check.first_wrong,
-            }));
-        }
-    }
-
-    fn next_task(&mut self, now: Instant) -> Option<Task> {
-        let mut task = Task {
-            write: false,
-            block: 0,
-            seq: 0,
-            floor: 0,
-            path: None,
-            running: false,
-            not_before: now,
-            checking: false,
-        };
-        match self.mode {
-            Mode::Paused => return None,
-            Mode::Checking { ref mut next } => {
-                // Blocks still written by tasks from before wait for those.
-                while *next < self.ledger.len() && !self.ledger.was_written(*next) {
-                    *next += 1;
-                }
-                if *next >= self.ledger.len() {
-                    return None;
-                }
-                task.block = *next;
-                task.checking = true;
-                *next += 1;
-            }
-            Mode::Running => {
-                if self.options.rate != 0 {
-                    if now < self.next_start {
-                        return None;
-                    }
-                    // No catching up after a gap: a burst would only measure itself.
-                    self.next_start = self.next_start.max(now - TICK * 2)
-                        + Duration::from_secs(1) / u32::try_from(self.options.rate).unwrap_or(u32::MAX);
-                }
-                task.write = self.random() % 100 >= self.options.read_percent;
-                task.block = usize::try_from(self.random() % self.ledger.len() as u64).unwrap_or(0);
-                if task.write && !self.ledger.is_free(task.block) {
-                    return None;
-                }
-            }
-        }
-        if task.write {
-            task.seq = self.ledger.issue(task.block);
-        } else {
-            task.floor = self.ledger.floor(task.block);
-        }
-        self.issued += 1;
-        self.ledger.hold(task.block);
-        Some(task)
-    }
-
-    /// The path for the next attempt of a task that was last on `previous`.
-    fn choose(&self, previous: Option<usize>) -> Option<usize> {
-        let usable = |index: &usize| {
-            let path = &self.paths[*index];
-            path.session.as_ref().is_some_and(Session::window_open) && path.commands.len() < PATH_COMMANDS_MAX
-        };
-        let others = || (0..self.paths.len()).filter(|index| Some(*index) != previous).filter(usable);
-        let optimized = |index: &usize| self.paths[*index].state == Some(PathState::Optimized);
-        others().find(optimized).or_else(|| others().next()).or_else(|| previous.filter(usable))
-    }
-
-    fn attempt(&mut self, slot: usize, now: Instant) {
-        let Some(mut task) = self.tasks[slot] else { return };
-        // The first attempt goes where the LUN is active; a repeated one to the other path.
-        let Some(index) = self.choose(task.path) else { return };
-        let lba = task.block as u64 * SECTORS;
-        let mut data = Vec::new();
-        let path = &mut self.paths[index];
-        let Some(session) = path.session.as_mut() else { return };
-        let sent = if task.write {
-            data.resize(stamp::BLOCK, 0);
-            stamp::write(&mut data, self.options.stream, task.block as u64, task.seq);
-            session.write(&initiator::transfer(true, lba, 8), &data)
-        } else {
-            session.read(&initiator::transfer(false, lba, 8), 4096)
-        };
-        match sent {
-            Ok(sent) => {
-                path.commands.insert(
-                    sent.tag,
-                    Command {
-                        purpose: Purpose::Task(slot),
-                        sent,
-                        deadline: now + self.options.timeout,
-                        data,
-                        abort: None,
-                    },
-                );
-                task.path = Some(index);
-                task.running = true;
-                self.tasks[slot] = Some(task);
-            }
-            Err(error) => {
-                // A part of it may have been sent.
-                if task.write {
-                    self.ledger.hold(task.block);
-                    path.limbo.push(task.block);
-                }
-                self.drop_session(index, &error.to_string());
-            }
-        }
-    }
-}
-
-/// Connects one path in a thread of its own; the outcome comes as an event.
-fn connect(index: usize, portal: SocketAddr, options: &Options, events: Sender<Event>) {
-    let initiator = options.initiator.clone();
-    let lun = options.lun;
-    std::thread::spawn(move || {
-        // One ISID per path, the same at every attempt.
-        let isid = u8::try_from(index + 1).unwrap_or(u8::MAX);
-        let outcome = initiator::discover(portal, &initiator)
-            .and_then(|target| Session::open(portal, &initiator, &target, isid, lun));
-        let event = match outcome {
-            Ok((session, identity, state)) => {
-                Event::Connected { path: index, session: Box::new(session), identity, state }
-            }
-            Err(error) => Event::ConnectFailed { path: index, why: error.to_string() },
-        };
-        // The driver may be gone by now.
-        let _ = events.send(event);
-    });
 }

@@ -98,6 +98,12 @@ impl Load {
         Ok(())
     }
 
+    /// Only the raw device goes on.
+    pub fn pause_file(&self, guest: &mut Guest) -> io::Result<()> {
+        let limit = Duration::from_secs(PAUSE_LIMIT_S + 15);
+        guest.ask(json!({ "op": "pause", "name": "file", "limit_s": PAUSE_LIMIT_S }), limit).map(|_| ())
+    }
+
     /// Ends the phase of both writers: the longer gap, the sum of the rest.
     pub fn phase(&self, guest: &mut Guest) -> io::Result<Phase> {
         let mut all = Phase::default();

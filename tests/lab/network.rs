@@ -7,27 +7,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-/// Whose leg.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Node {
-    A,
-    B,
-    Witness,
-    Host,
-}
+pub use crate::site::Node;
 
 pub const NODES: [Node; 4] = [Node::A, Node::B, Node::Witness, Node::Host];
 
 impl Node {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-            Self::Witness => "w",
-            Self::Host => "h",
-        }
-    }
-
     const fn address(self) -> u8 {
         match self {
             Self::Host => 1,
@@ -39,7 +23,11 @@ impl Node {
 
     /// The node's address on a plane.
     pub fn ip(self, plane: Plane) -> String {
-        format!("10.77.{}.{}", plane as u8, self.address())
+        self.ip_on(plane as u8)
+    }
+
+    pub fn ip_on(self, plane: u8) -> String {
+        format!("10.77.{plane}.{}", self.address())
     }
 }
 

@@ -1,90 +1,192 @@
+//! The proof with a real host: two arrays and a witness in network namespaces, a Debian guest with
+//! open-iscsi and dm-multipath on them, and the rows of FAILURES one after the other.
+
 mod guest;
 mod judge;
+mod lab;
 mod load;
 mod network;
+mod outside;
 mod records;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-fn main() -> std::io::Result<()> {
-    network::sweep();
-    let net = network::Network::up()?;
-    let dir = std::path::PathBuf::from("/tmp/labdev/job");
-    let image = std::env::args().nth(1).unwrap();
-    let t = Instant::now();
-    let booting = guest::boot(
-        &net,
-        &dir,
-        &guest::Contents {
-            image: Path::new(&image),
-            boot: Path::new("tests/lab/boot.sh"),
-            agent: Path::new("target/debug/examples/twinlun-guest"),
-            target_config: Path::new("target-config"),
-        },
-    )?;
-    let mut kids = vec![];
-    for (n, c) in [(network::Node::A, "81"), (network::Node::B, "82")] {
-        let ns = net.namespace(n);
-        kids.push(
-            Command::new("ip")
-                .args([
-                    "netns",
-                    "exec",
-                    &ns,
-                    "setpriv",
-                    "--pdeathsig",
-                    "KILL",
-                    "tgtd",
-                    "-f",
-                    "-C",
-                    c,
-                    "--iscsi",
-                    &format!("portal={}:3260", n.ip(network::Plane::Host)),
-                ])
-                .stderr(Stdio::null())
-                .spawn()?,
-        );
-        std::thread::sleep(Duration::from_secs(1));
-        let adm = |a: &str| {
-            let mut v = vec!["netns", "exec", &ns, "tgtadm", "-C", c, "--lld", "iscsi"];
-            v.extend(a.split_whitespace());
-            network::run("ip", &v)
-        };
-        adm(&format!("--op new --mode target --tid 1 -T iqn.2026-11.t:{c}"))?;
-        for l in ["1", "2"] {
-            adm(&format!("--op new --mode logicalunit --tid 1 --lun {l} -b /tmp/labdev/disk{l}.img"))?;
-            adm(&format!(
-                "--op update --mode logicalunit --tid 1 --lun {l} --params scsi_id=IET{l},scsi_sn=SN{l},vendor_id=TWINLUN,product_id=VV"
-            ))?;
+mod rows;
+#[allow(dead_code, unused_imports, reason = "lab, demo and benchmark each use a part of it")]
+#[path = "../site/site.rs"]
+mod site;
+
+use clap::Parser;
+use lab::{Lab, Options, Outcome};
+use rows::{ROWS, Row};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "scripts/lab", about = "Rows of FAILURES with a real Linux host")]
+struct Arguments {
+    /// Rows to run, in this order; `ALL` for every row of the table.
+    rows: Vec<String>,
+    /// Runs of each row, within one boot of the guest.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// One object a line for each run.
+    #[arg(long)]
+    json: bool,
+    /// The rows there are.
+    #[arg(long)]
+    list: bool,
+    /// Gaps may be so many times the table's.
+    #[arg(long, default_value_t = 1)]
+    gap_factor: u64,
+    /// Say what happens meanwhile.
+    #[arg(long)]
+    verbose: bool,
+    /// Leave logs and volumes where they are.
+    #[arg(long)]
+    keep: bool,
+    #[arg(long, hide = true, env = "TWINLUN_LAB_IMAGE")]
+    image: PathBuf,
+    #[arg(long, hide = true, env = "TWINLUN_LAB_REPOSITORY")]
+    repository: PathBuf,
+    #[arg(long, hide = true, env = "TWINLUN_LAB_BINARIES")]
+    binaries: PathBuf,
+    #[arg(long, hide = true, env = "TWINLUN_LAB_DIRECTORY")]
+    directory: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for row in &ROWS {
+            let limit = |gap: Option<u64>| gap.map_or(String::from("-"), |gap| format!("{gap} ms"));
+            println!(
+                "{:<12} {:<75} array {:>8}  host {:>8}",
+                row.id,
+                row.what,
+                limit(row.array_gap_ms),
+                limit(row.host_gap_ms)
+            );
         }
-        adm("--op bind --mode target --tid 1 -I ALL")?;
+        return ExitCode::SUCCESS;
     }
-    let mut guest = booting.ready()?;
-    println!("guest ready {:?}", t.elapsed());
-    let judge = judge::Judge::default();
-    let (l, addr) = net.listen(network::Node::Host, "10.77.3.1")?;
-    judge.listen(l);
-    let mut load = match load::Load::start(&mut guest, 1234, addr, None) {
-        Ok(l) => l,
-        Err(e) => {
-            println!("{e}");
-            println!("{}", guest.sh("multipath -ll; iscsiadm -m session; cat /proc/partitions; dmesg | tail -30; multipathd show paths", Duration::from_secs(30))?);
-            return Ok(());
+    match select(&arguments.rows) {
+        Ok(rows) => run(&arguments, &rows),
+        Err(unknown) => {
+            eprintln!("no row {unknown}; scripts/lab --list shows those there are");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `ALL` is the table; what tests the lab itself or takes long is named one by one.
+fn select(names: &[String]) -> Result<Vec<Row>, String> {
+    let mut rows = Vec::new();
+    for name in names {
+        if name.eq_ignore_ascii_case("all") {
+            rows.extend(ROWS.iter().filter(|row| row.id.starts_with('F')));
+        } else {
+            rows.push(ROWS.iter().find(|row| row.id.eq_ignore_ascii_case(name)).ok_or_else(|| name.clone())?);
+        }
+    }
+    if rows.is_empty() {
+        return Err(String::from("given"));
+    }
+    Ok(rows.into_iter().copied().collect())
+}
+
+fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
+    let options = Options {
+        image: arguments.image.clone(),
+        repository: arguments.repository.clone(),
+        binaries: arguments.binaries.clone(),
+        directory: arguments.directory.clone(),
+        verbose: arguments.verbose,
+    };
+    if !arguments.json {
+        eprintln!("starting two arrays, the witness and the guest (half a minute or more)");
+    }
+    let mut lab = match Lab::up(options) {
+        Ok(lab) => lab,
+        Err(error) => {
+            eprintln!("the lab does not come up: {error}");
+            eprintln!("logs: {}", arguments.directory.display());
+            return ExitCode::FAILURE;
         }
     };
-    println!("load started {:?}", t.elapsed());
-    load.run(&mut guest)?;
-    std::thread::sleep(Duration::from_secs(8));
-    println!("{:?}", load.phase(&mut guest)?);
-    println!("{}", guest.sh("multipath -ll; top -bn1 | head -12", Duration::from_secs(30))?);
-    load.wait_paths(&mut guest, Duration::from_secs(10))?;
-    load.pause(&mut guest)?;
-    println!("{:?} acked {} {:?}", load.scan(&mut guest, &judge)?, judge.acknowledged(), judge.take_stale());
-    load.stop(&mut guest)?;
-    println!("stopped {:?}", t.elapsed());
-    for k in &mut kids {
-        k.kill()?;
-        k.wait()?;
+    let (mut passed, mut failed) = (0u32, 0u32);
+    let mut fresh = true;
+    for row in rows {
+        let mut row = *row;
+        row.array_gap_ms = row.array_gap_ms.map(|gap| gap * arguments.gap_factor);
+        row.host_gap_ms = row.host_gap_ms.map(|gap| gap * arguments.gap_factor);
+        let saturating = row.id == "SATURATE";
+        for number in 1..=arguments.runs {
+            if !fresh || saturating {
+                let pause = saturating.then_some(0);
+                if let Err(error) = lab.renew(pause) {
+                    eprintln!("the lab does not come up again: {error}\n{}", lab.last_words());
+                    return ExitCode::FAILURE;
+                }
+            }
+            let outcome = lab
+                .execute(&row)
+                .unwrap_or_else(|error| Outcome { why: vec![error.to_string()], ..Outcome::default() });
+            report(&row, number, &outcome, arguments.json);
+            if outcome.pass {
+                passed += 1;
+            } else {
+                failed += 1;
+                eprintln!("{}", lab.last_words());
+            }
+            // A row that failed, or that damages data on purpose, is followed by new arrays.
+            fresh = outcome.pass && row.expects == rows::Expects::NothingLost && !saturating;
+        }
     }
-    Ok(())
+    if fresh && let Err(error) = lab.finish() {
+        eprintln!("after the last row: {error}");
+        failed += 1;
+    }
+    if !arguments.json {
+        println!("{passed} passed, {failed} failed");
+    }
+    if failed > 0 {
+        eprintln!("logs: {} (kept)", lab.directory().parent().unwrap_or_else(|| lab.directory()).display());
+    }
+    drop(lab);
+    if failed == 0 {
+        if !arguments.keep {
+            // What cannot be removed is only litter.
+            let _ = std::fs::remove_dir_all(&arguments.directory);
+        }
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::FAILURE
+}
+
+fn report(row: &Row, number: u32, outcome: &Outcome, as_json: bool) {
+    if as_json {
+        let mut object = json!({
+            "row": row.id, "run": number, "array_gap_ms": outcome.array_gap_ms, "host_gap_ms": outcome.host_gap_ms,
+            "acknowledged": outcome.acknowledged, "lost": outcome.lost, "stale": outcome.stale, "io_errors": outcome.io_errors,
+            "pass": outcome.pass, "why": outcome.why,
+        });
+        if let Some(fields) = object.as_object_mut() {
+            fields.extend(outcome.notes.clone());
+        }
+        println!("{object}");
+        return;
+    }
+    let verdict = if outcome.pass { "pass" } else { "FAIL" };
+    println!(
+        "{:<12} run {number}  {verdict}  array gap {:>6} ms  host gap {:>6} ms  acknowledged {:>7}  lost {}  stale {}  I/O errors {}",
+        row.id,
+        outcome.array_gap_ms,
+        outcome.host_gap_ms,
+        outcome.acknowledged,
+        outcome.lost,
+        outcome.stale,
+        outcome.io_errors
+    );
+    for line in &outcome.why {
+        println!("             {line}");
+    }
 }

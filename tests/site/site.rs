@@ -1,0 +1,233 @@
+//! A site under test: two arrays (or one) and the witness as processes, their configuration, and
+//! what the command line says of them. Used by lab, demo and benchmark.
+
+mod plan;
+mod process;
+
+pub use plan::{BENCH_IQN, BENCH_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, lab_plan};
+pub use process::Process;
+
+use serde_json::Value;
+use std::io;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node {
+    A,
+    B,
+    Witness,
+    /// Where the hosts' tools run; no process of the site.
+    Host,
+}
+
+impl Node {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+            Self::Witness => "w",
+            Self::Host => "h",
+        }
+    }
+}
+
+/// Role of an array for the group, as `showrcopy` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Primary,
+    PrimaryRev,
+    Secondary,
+    SecondaryRev,
+    Unknown,
+}
+
+/// What an array says of itself.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub role: Role,
+    /// Answers media commands now.
+    pub serves: bool,
+    pub in_sync: bool,
+    pub epoch: u64,
+    /// The enrolled witness answers, so that a failover would be automatic.
+    pub witness_counts: bool,
+    /// Why it does not serve, in words.
+    pub reason: String,
+}
+
+impl Status {
+    pub fn serves_alone(&self) -> bool {
+        self.serves && !self.in_sync
+    }
+}
+
+const UP_LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub struct Site {
+    plan: Plan,
+    processes: Vec<(Node, Process)>,
+}
+
+impl Site {
+    /// Starts every process, waits until the arrays answer, and makes the objects.
+    pub fn start(plan: Plan) -> io::Result<Self> {
+        let mut site = Self { processes: Vec::new(), plan };
+        for part in &site.plan.parts {
+            let verb = if part.node == Node::Witness { "witness" } else { "array" };
+            let arguments =
+                vec![verb.to_owned(), String::from("--config"), part.configuration.display().to_string()];
+            let process = Process::new(
+                part.node.name(),
+                part.namespace.clone(),
+                site.plan.program.clone(),
+                arguments,
+                part.log.clone(),
+            );
+            site.processes.push((part.node, process));
+        }
+        site.bring_up()?;
+        Ok(site)
+    }
+
+    fn bring_up(&mut self) -> io::Result<()> {
+        for (_, process) in &mut self.processes {
+            process.start()?;
+        }
+        for node in [Node::A, Node::B] {
+            self.wait_management(node)?;
+        }
+        let objects = self.plan.objects.display().to_string();
+        self.cli(Node::A, &["apply", &objects])?;
+        Ok(())
+    }
+
+    fn wait_management(&mut self, node: Node) -> io::Result<()> {
+        if !self.processes.iter().any(|(each, _)| *each == node) {
+            return Ok(());
+        }
+        let end = Instant::now() + UP_LIMIT;
+        while let Err(error) = self.cli(node, &["showvv", "--json"]) {
+            if !self.process(node)?.is_running() {
+                let words = self.process(node)?.last_words(10);
+                return Err(io::Error::other(format!("array {} ended:\n{words}", node.name())));
+            }
+            if Instant::now() > end {
+                return Err(io::Error::other(format!("array {} does not come up: {error}", node.name())));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// The same site with nothing in it.
+    pub fn renew(&mut self) -> io::Result<()> {
+        for (_, process) in &mut self.processes {
+            process.kill()?;
+            process.set_environment(Vec::new());
+        }
+        for node in [Node::A, Node::B, Node::Witness] {
+            self.wipe(node)?;
+        }
+        self.bring_up()
+    }
+
+    pub fn process(&mut self, node: Node) -> io::Result<&mut Process> {
+        let found = self.processes.iter_mut().find(|(each, _)| *each == node);
+        found
+            .map(|(_, process)| process)
+            .ok_or_else(|| io::Error::other(format!("no process {}", node.name())))
+    }
+
+    /// Removes what a node kept. To be called while it is down.
+    pub fn wipe(&mut self, node: Node) -> io::Result<()> {
+        for part in self.plan.parts.iter().filter(|part| part.node == node) {
+            for directory in &part.data {
+                std::fs::remove_dir_all(directory)?;
+                std::fs::create_dir_all(directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the command line on an array, where it runs.
+    pub fn cli(&mut self, node: Node, arguments: &[&str]) -> io::Result<String> {
+        let part = self
+            .plan
+            .parts
+            .iter()
+            .find(|part| part.node == node)
+            .ok_or_else(|| io::Error::other("no such node"))?;
+        let management = part.management.clone();
+        let program = self.plan.program.display().to_string();
+        let mut words = vec![String::from("--array"), management];
+        words.extend(arguments.iter().map(|&word| word.to_owned()));
+        let output = self.process(node)?.command(&program, &words).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(io::Error::other(format!("twinlun {}: {said}", arguments.join(" "))))
+    }
+
+    /// What an array says of the group.
+    pub fn status(&mut self, node: Node) -> io::Result<Status> {
+        let said = self.cli(node, &["showrcopy", "--json"])?;
+        let value: Value = serde_json::from_str(&said).map_err(io::Error::other)?;
+        let group = value["groups"].get(0).ok_or_else(|| io::Error::other("no group yet"))?;
+        Ok(Status {
+            role: match group["role"].as_str() {
+                Some("Primary") => Role::Primary,
+                Some("Primary-Rev") => Role::PrimaryRev,
+                Some("Secondary") => Role::Secondary,
+                Some("Secondary-Rev") => Role::SecondaryRev,
+                _ => Role::Unknown,
+            },
+            serves: group["serves"] == true,
+            in_sync: group["inSync"] == true,
+            epoch: group["epoch"].as_u64().unwrap_or(0),
+            witness_counts: group["witness"] == true,
+            reason: group["reason"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Bytes copied by resyncs since the array started, from its metrics.
+    pub fn resync_bytes(&mut self, node: Node) -> io::Result<u64> {
+        let said = self.metrics(node)?;
+        let line = said.lines().find(|line| line.starts_with("twinlun_resync_bytes_total"));
+        let number =
+            line.and_then(|line| line.rsplit(' ').next()).and_then(|number| number.parse::<u64>().ok());
+        number.ok_or_else(|| io::Error::other("no resync figure in /metrics"))
+    }
+
+    fn metrics(&mut self, node: Node) -> io::Result<String> {
+        self.cli(node, &["metrics"])
+    }
+
+    /// Asks the serving array to give its role to the other.
+    pub fn switch_over(&mut self, from: Node) -> io::Result<()> {
+        let group = self.plan.group.clone().unwrap_or_default();
+        self.cli(from, &["setrcopygroup", "switchover", &group]).map(|_| ())
+    }
+
+    /// Portal and target name of the array that serves.
+    pub fn serving(&self) -> io::Result<(String, String)> {
+        let part = self
+            .plan
+            .parts
+            .iter()
+            .find(|part| part.node == Node::A)
+            .ok_or_else(|| io::Error::other("no array"))?;
+        Ok((part.portal.clone(), part.iqn.clone()))
+    }
+
+    /// Last lines of every log.
+    pub fn last_words(&self) -> String {
+        let words: Vec<_> = self
+            .processes
+            .iter()
+            .map(|(node, process)| format!("--- {}\n{}", node.name(), process.last_words(15)))
+            .collect();
+        words.join("\n")
+    }
+}
