@@ -446,3 +446,69 @@ mod power {
         assert_eq!(good, 60);
     }
 }
+
+/// Numbers for a person: `cargo test --release measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn measure() {
+    const SIZE: u64 = 256 << 20;
+    for (place, dir) in [("tmpfs", "/dev/shm"), ("disk", "/tmp")] {
+        for engine in [Engine::Ring, Engine::Plain] {
+            let dir = tempfile::tempdir_in(dir).unwrap();
+            let file = DataFile::create(&dir.path().join("v"), ID, SIZE, engine).unwrap();
+            Runtime::new(engine).unwrap().block_on(async {
+                let handle = file.handle().unwrap();
+                let filler = Buffer::copy_of(&vec![1; 1 << 20]);
+                for n in 0..SIZE / (1 << 20) {
+                    handle.write(Extent::new(n * 2048, 2048), &filler, Durability::AtFlush).await;
+                }
+                handle.flush().await;
+                for (what, write, blocks) in [
+                    ("read 4k", false, 8),
+                    ("write 4k", true, 8),
+                    ("read 128k", false, 256),
+                    ("write 128k", true, 256),
+                ] {
+                    for depth in [1_u64, 32] {
+                        let start = std::time::Instant::now();
+                        let tasks: Vec<_> = (0..depth)
+                            .map(|n| {
+                                let handle = handle.clone();
+                                tokio::task::spawn_local(async move {
+                                    let mut random = Random(n);
+                                    let data = Buffer::copy_of(&vec![2; blocks as usize * 512]);
+                                    let mut done = 0_u64;
+                                    while start.elapsed().as_millis() < 1000 {
+                                        let slots = SIZE / 512 / blocks / depth;
+                                        let at =
+                                            Extent::new((random.below(slots) * depth + n) * blocks, blocks);
+                                        if write {
+                                            let wrote = handle.write(at, &data, Durability::Stable).await;
+                                            assert_eq!(wrote, StoreResult::Done);
+                                        } else if handle.try_read_now(at).is_none() {
+                                            handle.read(at).await.unwrap();
+                                        }
+                                        done += 1;
+                                        if done % 64 == 0 {
+                                            tokio::task::yield_now().await;
+                                        }
+                                    }
+                                    done
+                                })
+                            })
+                            .collect();
+                        let mut done = 0;
+                        for task in tasks {
+                            done += task.await.unwrap();
+                        }
+                        let rate = done as f64 / start.elapsed().as_secs_f64();
+                        eprintln!(
+                            "{place:5} {engine:?} direct={} {what:10} depth {depth:2}: {rate:9.0}/s",
+                            file.is_direct()
+                        );
+                    }
+                }
+            });
+        }
+    }
+}

@@ -233,6 +233,10 @@ impl RawFile {
     /// # Errors
     /// The system's; EFBIG when the file system cannot hold a file that long.
     pub fn set_len(&self, bytes: u64) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Some(volatile) = &self.volatile {
+            return volatile.set_len(bytes);
+        }
         self.file.set_len(bytes)
     }
 

@@ -150,6 +150,14 @@ impl Volatile {
         Ok(())
     }
 
+    /// The length itself is not held back; what is held beyond it goes.
+    pub(super) fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let mut cache = self.alive()?;
+        let last = bytes / SECTOR;
+        cache.held.retain(|&sector, _| sector < last);
+        self.file.set_len(bytes)
+    }
+
     /// A punched hole: zeroes like any other write that is not flushed.
     pub(super) fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let zeroes = vec![0; 1 << 20];

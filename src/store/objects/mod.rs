@@ -3,6 +3,7 @@
 //! All objects are kept in memory as one immutable snapshot; a change works on a copy, is checked
 //! by the model's rules, made durable in one transaction, and only then shown. Readers never wait.
 
+mod backend;
 mod group_state;
 mod model;
 mod store;

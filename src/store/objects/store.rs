@@ -1,6 +1,7 @@
 //! The objects on disk: one redb file, a table per kind, each value in an envelope.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,8 +11,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::backend::Backend;
 use super::model::Objects;
 use crate::format::{EnvelopeError, Format};
+use crate::store::data_dir::sync_directory_of;
+use crate::sys::engine::Engine;
+use crate::sys::file::{Access, RawFile};
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -29,6 +34,8 @@ const CACHE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Error)]
 pub enum StoreError {
+    #[error("object store {path} is in use by another process", path = path.display())]
+    Locked { path: PathBuf },
     #[error("object store {path}: {source}", path = path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
     #[error("object store {path}: an entry of table {table} {source}", path = path.display())]
@@ -68,13 +75,18 @@ impl ObjectStore {
     /// Opens the store at `path`, or makes an empty one.
     ///
     /// # Errors
-    /// The file is no object store, damaged, of a newer format, or cannot be read; always by name.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// The file is no object store, damaged, of a newer format, open elsewhere, or cannot be read;
+    /// always by name.
+    pub fn open(path: &Path, engine: Engine) -> Result<Self, StoreError> {
         let failed =
             |source: redb::Error| StoreError::Database { path: path.to_owned(), source: source.into() };
+        let file = open_or_make(path, engine).map_err(|source| failed(redb::Error::Io(source)))?;
+        if !file.lock().map_err(|source| failed(redb::Error::Io(source)))? {
+            return Err(StoreError::Locked { path: path.to_owned() });
+        }
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
-            .create(path)
+            .create_with_backend(Backend(file))
             .map_err(|error| failed(error.into()))?;
         let read = database.begin_read().map_err(|error| failed(error.into()))?;
         let objects = Objects {
@@ -131,6 +143,17 @@ impl ObjectStore {
         write.commit()?;
         Ok(())
     }
+}
+
+fn open_or_make(path: &Path, engine: Engine) -> io::Result<RawFile> {
+    let access = Access { volatile: engine.is_volatile(), ..Access::default() };
+    match RawFile::open(path, access) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let file = RawFile::open(path, Access { create_new: true, ..access })?;
+    sync_directory_of(path)?;
+    Ok(file)
 }
 
 fn load<K: Key, V: DeserializeOwned>(
@@ -195,7 +218,7 @@ mod tests {
     fn survives_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("objects");
-        let store = ObjectStore::open(&path).unwrap();
+        let store = ObjectStore::open(&path, Engine::Plain).unwrap();
         store
             .update(|o| {
                 o.add_volume(volume("vmfs.0", 1))?;
@@ -206,11 +229,11 @@ mod tests {
             .unwrap();
         let before = store.snapshot();
         drop(store);
-        let store = ObjectStore::open(&path).unwrap();
+        let store = ObjectStore::open(&path, Engine::Plain).unwrap();
         assert_eq!(store.snapshot(), before);
         store.update(|o| o.remove_vlun("vmfs.0", "esx")).unwrap().unwrap();
         drop(store);
-        let store = ObjectStore::open(&path).unwrap();
+        let store = ObjectStore::open(&path, Engine::Plain).unwrap();
         assert_eq!(store.snapshot().vluns().count(), 0);
         assert_eq!(store.snapshot().volumes().count(), 1);
     }
@@ -218,7 +241,7 @@ mod tests {
     #[test]
     fn a_refused_change_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let store = ObjectStore::open(&dir.path().join("objects")).unwrap();
+        let store = ObjectStore::open(&dir.path().join("objects"), Engine::Plain).unwrap();
         let refused = store.update(|o| {
             o.add_volume(volume("a", 1))?;
             o.remove_volume("b")
@@ -228,11 +251,45 @@ mod tests {
     }
 
     #[test]
+    fn is_open_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects");
+        let _held = ObjectStore::open(&path, Engine::Plain).unwrap();
+        assert!(matches!(ObjectStore::open(&path, Engine::Plain), Err(StoreError::Locked { .. })));
+    }
+
+    /// What was reported changed is there after a power failure, and nothing in between.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn transactions_survive_power_failures() {
+        crate::sys::volatile::seed(21);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects");
+        let mut expected = Objects::default();
+        for life in 1..20_u128 {
+            let store = ObjectStore::open(&path, Engine::Volatile).unwrap();
+            assert_eq!(*store.snapshot(), expected);
+            for n in 0..4 {
+                let name = format!("v{life}.{n}");
+                store.update(|o| o.add_volume(volume(&name, life * 10 + n)).map(|_| ())).unwrap().unwrap();
+                if n == 3 {
+                    store.update(|o| o.remove_volume(&format!("v{life}.0")).map(|_| ())).unwrap().unwrap();
+                }
+            }
+            expected = Objects::clone(&store.snapshot());
+            let access = Access { volatile: true, ..Access::default() };
+            RawFile::open(&path, access).unwrap().cut_power();
+            // The dead file's errors at closing are none of ours.
+            drop(store);
+        }
+    }
+
+    #[test]
     fn a_foreign_file_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("objects");
         std::fs::write(&path, vec![0x42; 8192]).unwrap();
-        let error = ObjectStore::open(&path).unwrap_err().to_string();
+        let error = ObjectStore::open(&path, Engine::Plain).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), vec![0x42; 8192], "the file was touched");
     }
