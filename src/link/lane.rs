@@ -74,6 +74,9 @@ async fn send(stream: &TcpStream, out: &LaneOut) -> io::Error {
     let mut batch = Batch::default();
     loop {
         out.wait().await;
+        if out.is_closed() {
+            return io::Error::other("closed by this array");
+        }
         out.drain(&mut queue);
         while !queue.is_empty() {
             batch.fill(&mut queue);

@@ -1,3 +1,5 @@
 //! Shells around the connections between the arrays, and to the witness.
 
+pub mod channel;
+pub mod dial;
 pub mod lane;

@@ -1,0 +1,349 @@
+//! The files themselves: one shape for arrays, one for the witness.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::arbitration::{Side, TimerError, Timers};
+
+use super::duration::Milliseconds;
+
+/// Most data threads: one per core of a large machine.
+const DATA_THREADS_MAX: u16 = 64;
+/// Most lanes between two arrays.
+const LANES_MAX: u16 = 64;
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The parser's own words name the key, its line, and what was expected there.
+    #[error("{path}: {source}", path = path.display())]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: {key}: {problem}", path = path.display())]
+    Value { path: PathBuf, key: &'static str, problem: String },
+    #[error("{path}: [timers]: {source}", path = path.display())]
+    Timers { path: PathBuf, source: TimerError },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SideName {
+    A,
+    B,
+}
+
+impl From<SideName> for Side {
+    fn from(name: SideName) -> Self {
+        match name {
+            SideName::A => Self::A,
+            SideName::B => Self::B,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// The ring where the kernel allows it, else plain.
+    #[default]
+    Auto,
+    Ring,
+    Plain,
+    /// Test builds only.
+    Volatile,
+}
+
+/// `twinlun array --config FILE`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrayConfig {
+    pub array: ArrayIdentity,
+    pub portal: Portal,
+    #[serde(default)]
+    pub peer: Option<Peer>,
+    #[serde(default)]
+    pub witness: Option<WitnessClient>,
+    #[serde(default)]
+    pub management: Management,
+    #[serde(default)]
+    pub timers: TimersConfig,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrayIdentity {
+    pub name: String,
+    pub side: SideName,
+    /// WSAPI's system id; different on the two arrays of a pair.
+    #[serde(default)]
+    pub system_id: Option<u32>,
+    pub data_dir: PathBuf,
+    /// One per core given to the array; default: all cores.
+    #[serde(default)]
+    pub data_threads: Option<u16>,
+    #[serde(default)]
+    pub engine: EngineChoice,
+    /// How long hosts are given after a hand over before the process ends.
+    #[serde(default)]
+    pub stop_linger: Option<Milliseconds>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Portal {
+    /// Addresses hosts log in to, e.g. `["192.0.2.1:3260"]`.
+    pub listen: Vec<SocketAddr>,
+    /// Own target name; default: made from the array's name.
+    #[serde(default)]
+    pub target: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Name of the other array (its `[array] name`).
+    pub name: String,
+    /// Where this array listens for the other one.
+    pub listen: SocketAddr,
+    /// Where the other array listens.
+    pub address: SocketAddr,
+    #[serde(default)]
+    pub lanes: Option<u16>,
+    /// Replication without TLS is allowed off loopback.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessClient {
+    pub address: SocketAddr,
+    #[serde(default)]
+    pub allow_plaintext: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Management {
+    pub listen: SocketAddr,
+    pub allow_plaintext: bool,
+    /// File with users and salted hashes, mode 0600; default: `users` in `data_dir`.
+    pub users: Option<PathBuf>,
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8008)), allow_plaintext: false, users: None }
+    }
+}
+
+/// The timers of DESIGN 3.3; a key left out keeps its default.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimersConfig {
+    pub lease: Option<Milliseconds>,
+    pub renewal: Option<Milliseconds>,
+    pub heartbeat: Option<Milliseconds>,
+    pub voter_margin: Option<Milliseconds>,
+    pub lane_timeout: Option<Milliseconds>,
+    pub link_timeout: Option<Milliseconds>,
+    pub mirror_timeout: Option<Milliseconds>,
+    pub disk_timeout: Option<Milliseconds>,
+    pub switchover_hold: Option<Milliseconds>,
+    pub promote_hold: Option<Milliseconds>,
+    pub witness_lost_after: Option<Milliseconds>,
+    pub start_wait: Option<Milliseconds>,
+    pub rejoin_delay: Option<Milliseconds>,
+    pub rejoin_delay_max: Option<Milliseconds>,
+}
+
+impl TimersConfig {
+    /// The timers with the defaults filled in, and their sums checked.
+    ///
+    /// # Errors
+    /// The first sum that breaks a gap.
+    pub fn timers(&self) -> Result<Timers, TimerError> {
+        let mut timers = Timers::default();
+        let set = [
+            (self.lease, &mut timers.lease),
+            (self.renewal, &mut timers.renewal),
+            (self.heartbeat, &mut timers.heartbeat),
+            (self.voter_margin, &mut timers.voter_margin),
+            (self.lane_timeout, &mut timers.lane_timeout),
+            (self.link_timeout, &mut timers.link_timeout),
+            (self.mirror_timeout, &mut timers.mirror_timeout),
+            (self.disk_timeout, &mut timers.disk_timeout),
+            (self.switchover_hold, &mut timers.switchover_hold),
+            (self.promote_hold, &mut timers.promote_hold),
+            (self.witness_lost_after, &mut timers.witness_lost_after),
+            (self.start_wait, &mut timers.start_wait),
+            (self.rejoin_delay, &mut timers.rejoin_delay),
+            (self.rejoin_delay_max, &mut timers.rejoin_delay_max),
+        ];
+        for (given, timer) in set {
+            if let Some(Milliseconds(given)) = given {
+                *timer = given;
+            }
+        }
+        timers.check()?;
+        Ok(timers)
+    }
+}
+
+/// `twinlun witness --config FILE`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessConfig {
+    pub witness: WitnessIdentity,
+    #[serde(default)]
+    pub timers: TimersConfig,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessIdentity {
+    pub name: String,
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    /// Where the proof of continuity lies: a file system that a reboot empties.
+    #[serde(default)]
+    pub run_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub allow_plaintext: bool,
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Paths in a file are relative to the file.
+fn beside(file: &Path, path: &mut PathBuf) {
+    if path.is_relative() {
+        *path = file.parent().unwrap_or(Path::new(".")).join(&*path);
+    }
+}
+
+fn plaintext(key: &'static str, address: SocketAddr, allowed: bool) -> Result<(), (&'static str, String)> {
+    if allowed || address.ip().is_loopback() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{address} is not a loopback address and the connection is not encrypted; \
+         set allow_plaintext = true here if that network is trusted"
+    );
+    Err((key, problem))
+}
+
+impl ArrayConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Unknown keys, bad values, sums of timers that break a gap: with key, line and advice.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = read(path)?;
+        beside(path, &mut config.array.data_dir);
+        if let Some(users) = &mut config.management.users {
+            beside(path, users);
+        }
+        let path = || path.to_owned();
+        config.check().map_err(|(key, problem)| ConfigError::Value { path: path(), key, problem })?;
+        config.timers.timers().map_err(|source| ConfigError::Timers { path: path(), source })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        name("array.name", &self.array.name)?;
+        if let Some(threads) = self.array.data_threads
+            && !(1..=DATA_THREADS_MAX).contains(&threads)
+        {
+            return Err(("array.data_threads", format!("{threads} is not between 1 and {DATA_THREADS_MAX}")));
+        }
+        if cfg!(not(feature = "testing")) && self.array.engine == EngineChoice::Volatile {
+            let problem = "`volatile` loses data by design and exists in test builds only; use \"auto\"";
+            return Err(("array.engine", problem.into()));
+        }
+        if self.portal.listen.is_empty() {
+            return Err(("portal.listen", "name at least one address, e.g. [\"0.0.0.0:3260\"]".into()));
+        }
+        if let Some(target) = &self.portal.target
+            && !(target.starts_with("iqn.") && target.len() <= 223)
+        {
+            let problem =
+                format!("`{target}` is no iSCSI name; it begins with iqn. and has at most 223 characters");
+            return Err(("portal.target", problem));
+        }
+        if let Some(peer) = &self.peer {
+            name("peer.name", &peer.name)?;
+            if peer.name == self.array.name {
+                let problem = format!("both arrays are called {}; give each its own name", peer.name);
+                return Err(("peer.name", problem));
+            }
+            if let Some(lanes) = peer.lanes
+                && !(1..=LANES_MAX).contains(&lanes)
+            {
+                return Err(("peer.lanes", format!("{lanes} is not between 1 and {LANES_MAX}")));
+            }
+            plaintext("peer.listen", peer.listen, peer.allow_plaintext)?;
+            plaintext("peer.address", peer.address, peer.allow_plaintext)?;
+        }
+        if let Some(witness) = &self.witness {
+            plaintext("witness.address", witness.address, witness.allow_plaintext)?;
+        }
+        plaintext("management.listen", self.management.listen, self.management.allow_plaintext)
+    }
+
+    pub fn side(&self) -> Side {
+        self.array.side.into()
+    }
+
+    /// WSAPI's system id: as configured, else 1 for side A and 2 for side B.
+    pub fn system_id(&self) -> u32 {
+        self.array.system_id.unwrap_or(match self.array.side {
+            SideName::A => 1,
+            SideName::B => 2,
+        })
+    }
+
+    /// The own iSCSI target name.
+    pub fn target_name(&self) -> String {
+        self.portal.target.clone().unwrap_or_else(|| format!("iqn.2026-11.io.twinlun:{}", self.array.name))
+    }
+}
+
+impl WitnessConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// As [`ArrayConfig::load`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = read(path)?;
+        beside(path, &mut config.witness.data_dir);
+        if let Some(run_dir) = &mut config.witness.run_dir {
+            beside(path, run_dir);
+        }
+        let witness = &config.witness;
+        name("witness.name", &witness.name)
+            .and_then(|()| plaintext("witness.listen", witness.listen, witness.allow_plaintext))
+            .map_err(|(key, problem)| ConfigError::Value { path: path.to_owned(), key, problem })?;
+        config.timers.timers().map_err(|source| ConfigError::Timers { path: path.to_owned(), source })?;
+        Ok(config)
+    }
+}
+
+/// Names of arrays and witnesses: 1 to 24 letters, digits and hyphens (an iSCSI name is made of it).
+fn name(key: &'static str, name: &str) -> Result<(), (&'static str, String)> {
+    let fits = (1..=24).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits {
+        return Ok(());
+    }
+    Err((key, format!("`{name}` is no name; use 1 to 24 lower-case letters, digits and hyphens")))
+}

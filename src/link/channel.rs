@@ -1,0 +1,215 @@
+//! One control connection: frames both ways, with heartbeats. It runs on the control thread, and
+//! tells its owner when it is up, what came in, and when it is down; it decides nothing else.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::arbitration::{Connection, Timers};
+use crate::group::Liveness;
+use crate::sys::{clock, socket};
+use crate::time::Time;
+use crate::wire::{self, Frame, Hello};
+
+/// How long either end waits for the other's hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// Unacknowledged data breaks a connection after so long.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Frames waiting to be sent before the connection is given up: the other end takes nothing.
+const QUEUE_MAX: usize = 4096;
+/// One step of reading.
+const READ: usize = 64 * 1024;
+
+/// What a connection tells its owner.
+#[derive(Debug)]
+pub enum Event {
+    Up { connection: Connection, hello: Hello, sender: Sender },
+    Frame { connection: Connection, frame: Frame },
+    Down { connection: Connection },
+}
+
+/// The sending end; cheap to clone. Frames for a connection that is gone are dropped.
+#[derive(Clone, Debug)]
+pub struct Sender(mpsc::Sender<Frame>);
+
+impl Sender {
+    pub fn send(&self, frame: Frame) {
+        // Full: the other end has taken nothing for thousands of frames, and liveness will say so.
+        let _ = self.0.try_send(frame);
+    }
+}
+
+/// A stream with what was read of it beyond the frames taken so far.
+#[derive(Debug)]
+pub struct Framed {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Framed {
+    /// # Errors
+    /// The system's, from the socket's options.
+    pub fn new(stream: TcpStream, received: Vec<u8>) -> io::Result<Self> {
+        socket::no_delay(&stream)?;
+        socket::user_timeout(&stream, USER_TIMEOUT)?;
+        Ok(Self { stream, received })
+    }
+
+    pub async fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.stream.write_all(&bytes).await
+    }
+
+    /// The other end's hello.
+    ///
+    /// # Errors
+    /// Nothing in time, something else, or a refusal (with its reason).
+    pub async fn hello(&mut self) -> io::Result<Hello> {
+        let read = async {
+            loop {
+                if let Some((frame, length)) = wire::decode(&self.received).map_err(io::Error::other)? {
+                    self.received.drain(..length);
+                    return io::Result::Ok(frame);
+                }
+                read_more(&self.stream, &mut self.received).await?;
+            }
+        };
+        match timeout(HELLO_TIMEOUT, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+            Frame::Hello(hello) => Ok(hello),
+            Frame::Refused(why) => Err(io::Error::other(format!("the other end refuses: {why}"))),
+            _ => Err(io::Error::other("no hello at the start of the connection")),
+        }
+    }
+}
+
+async fn read_more(stream: &TcpStream, into: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        stream.readable().await?;
+        let mut bytes = [0; 4096];
+        match stream.try_read(&mut bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                into.extend_from_slice(&bytes[..read]);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs a connection whose hellos were exchanged, until it breaks or is dead by heartbeat. Reports
+/// `Up` first and `Down` last.
+pub async fn run(
+    framed: Framed,
+    connection: Connection,
+    hello: Hello,
+    timers: Timers,
+    events: mpsc::UnboundedSender<Event>,
+) -> io::Error {
+    let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
+    let sender = Sender(queue);
+    // The owner is gone only while the process ends.
+    let _ = events.send(Event::Up { connection, hello, sender: sender.clone() });
+    let (read, write) = framed.stream.into_split();
+    let liveness = Liveness::new(timers.heartbeat, timers.link_timeout, clock::now().grantor);
+    let (pongs, heard) = mpsc::unbounded_channel();
+    let error = tokio::select! {
+        error = receive(read, framed.received, connection, &sender, &pongs, &events) => error,
+        error = transmit(write, outgoing) => error,
+        error = beat(liveness, &sender, heard) => error,
+    };
+    let _ = events.send(Event::Down { connection });
+    error
+}
+
+async fn receive(
+    mut read: OwnedReadHalf,
+    mut received: Vec<u8>,
+    connection: Connection,
+    sender: &Sender,
+    pongs: &mpsc::UnboundedSender<u64>,
+    events: &mpsc::UnboundedSender<Event>,
+) -> io::Error {
+    use tokio::io::AsyncReadExt;
+    let mut taken = 0;
+    loop {
+        loop {
+            match wire::decode(received.get(taken..).unwrap_or_default()) {
+                Ok(Some((frame, length))) => {
+                    taken += length;
+                    match frame {
+                        Frame::Ping(number) => sender.send(Frame::Pong(number)),
+                        Frame::Pong(number) => {
+                            let _ = pongs.send(number);
+                        }
+                        frame => {
+                            let _ = events.send(Event::Frame { connection, frame });
+                        }
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return io::Error::other(error),
+            }
+        }
+        received.drain(..taken);
+        taken = 0;
+        received.reserve(READ);
+        match read.read_buf(&mut received).await {
+            Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn transmit(mut write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>) -> io::Error {
+    let mut bytes = Vec::new();
+    while let Some(frame) = outgoing.recv().await {
+        bytes.clear();
+        frame.encode(&mut bytes);
+        while bytes.len() < READ {
+            let Ok(frame) = outgoing.try_recv() else { break };
+            frame.encode(&mut bytes);
+        }
+        if let Err(error) = write.write_all(&bytes).await {
+            return error;
+        }
+    }
+    io::ErrorKind::BrokenPipe.into()
+}
+
+/// Sends pings, and ends when too long none was answered.
+async fn beat(mut liveness: Liveness, sender: &Sender, mut heard: mpsc::UnboundedReceiver<u64>) -> io::Error {
+    loop {
+        let now = clock::now().grantor;
+        if !liveness.is_alive(now) {
+            return io::Error::other("no answer to heartbeats");
+        }
+        if let Some(number) = liveness.beat(now) {
+            sender.send(Frame::Ping(number));
+        }
+        tokio::select! {
+            () = sleep_until(instant(liveness.next_timeout())) => {}
+            number = heard.recv() => {
+                if let Some(number) = number {
+                    liveness.pong(number);
+                }
+            }
+        }
+    }
+}
+
+/// The moment on tokio's clock at which the grantor's clock shows `time`.
+pub fn instant(time: Time) -> Instant {
+    let now = clock::now().grantor;
+    // No timer of this program is longer; "no end" becomes an hour.
+    let wait = time.since(now).min(Duration::from_secs(3600));
+    Instant::now() + wait
+}
