@@ -6,6 +6,7 @@ mod judge;
 mod lab;
 mod load;
 mod network;
+#[path = "../host/outside.rs"]
 mod outside;
 mod records;
 mod rows;
