@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::mirror::VolumeId;
+use crate::store::loop_device_tests::LoopDevice;
 use crate::sys::engine::Engine;
 use crate::sys::runtime::Runtime;
 
@@ -489,7 +490,7 @@ fn measure() {
                                             handle.read(at).await.unwrap();
                                         }
                                         done += 1;
-                                        if done % 64 == 0 {
+                                        if done.is_multiple_of(64) {
                                             tokio::task::yield_now().await;
                                         }
                                     }
@@ -510,5 +511,29 @@ fn measure() {
                 }
             });
         }
+    }
+}
+
+#[test]
+fn block_devices_agree_with_memory() {
+    for (sector, engine) in
+        [(512, Engine::Ring), (512, Engine::Plain), (4096, Engine::Ring), (4096, Engine::Plain)]
+    {
+        let Some(device) = LoopDevice::new(SIZE + (1 << 20), sector) else {
+            eprintln!("no loop devices here: nothing was shown");
+            return;
+        };
+        let name = |seed: u64| {
+            // `agrees_with_memory` names its file by the seed; here all are the device.
+            let link = tempfile::tempdir().unwrap();
+            std::os::unix::fs::symlink(&device.device, link.path().join(format!("v{seed}"))).unwrap();
+            link
+        };
+        let link = name(7);
+        agrees_with_memory(link.path(), engine, false, 7);
+        let file = DataFile::open(&device.device, ID, SIZE, engine).unwrap();
+        let align =
+            Runtime::new(engine).unwrap().block_on(async { file.handle().unwrap().inner.offset_align });
+        assert_eq!(align, u64::from(sector), "the read-modify-write was not what was tested");
     }
 }

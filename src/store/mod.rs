@@ -2,6 +2,8 @@
 
 pub mod data_dir;
 mod handle;
+#[cfg(test)]
+mod loop_device_tests;
 pub mod map_file;
 pub mod objects;
 pub mod records;

@@ -224,3 +224,38 @@ fn a_full_disk_is_told_and_loses_nothing() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn a_block_device_is_taken_only_when_blank() {
+    let Some(device) = crate::store::loop_device_tests::LoopDevice::new(64 * MIB + 512, 512) else {
+        eprintln!("no loop devices here: nothing was shown");
+        return;
+    };
+    let path = &device.device;
+    let too_large = DataFile::create(path, ID, 64 * MIB, Engine::Plain);
+    let Err(VolumeFileError::TooLarge { limit, .. }) = too_large else { panic!("{too_large:?}") };
+    assert_eq!(limit, 64 * MIB - TRAILER);
+    for mark in [0, 1080, 64 * MIB - 4096] {
+        let write = |byte| RawFile::open(path, Access::default()).unwrap().write_at(&[byte; 512], mark, true);
+        write(1).unwrap();
+        let marked = DataFile::create(path, ID, 32 * MIB, Engine::Plain);
+        assert!(matches!(marked, Err(VolumeFileError::NotBlank { .. })), "{marked:?}");
+        write(0).unwrap();
+    }
+    let held = DataFile::create(path, ID, 32 * MIB, Engine::Plain).unwrap();
+    assert!(matches!(DataFile::open(path, ID, 32 * MIB, Engine::Plain), Err(VolumeFileError::Io { .. })));
+    drop(held);
+    let again = DataFile::create(path, OTHER, 32 * MIB, Engine::Plain);
+    assert!(matches!(again, Err(VolumeFileError::NotBlank { .. })));
+    let other = DataFile::open(path, OTHER, 32 * MIB, Engine::Plain);
+    assert!(matches!(other, Err(VolumeFileError::OtherVolume { .. })));
+    assert!(matches!(
+        DataFile::open(path, ID, 16 * MIB, Engine::Plain),
+        Err(VolumeFileError::OtherSize { .. })
+    ));
+    drop(DataFile::open(path, ID, 32 * MIB, Engine::Plain).unwrap());
+    DataFile::remove(path, ID, 32 * MIB, Engine::Plain).unwrap();
+    let gone = DataFile::open(path, ID, 32 * MIB, Engine::Plain);
+    assert!(matches!(gone, Err(VolumeFileError::NoVolume { source: SlotError::Blank, .. })));
+    DataFile::create(path, OTHER, limit, Engine::Plain).unwrap();
+}
