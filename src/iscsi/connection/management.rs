@@ -75,10 +75,14 @@ impl Connection {
         let asker = Asker::Request { itt: request.itt };
         match request.function {
             TaskFunction::AbortTask => {
-                let found = self.tasks.find(request.referenced_task_tag);
-                let task = found
-                    .filter(|id| self.tasks.get(*id).is_some_and(|task| unit(task.lun) == unit(request.lun)));
+                let task = self.tasks.find(request.referenced_task_tag);
+                let unit_of = |id| self.tasks.get(id).map(|task| unit(task.lun));
                 let result = match task {
+                    // The tag is that of a command of another unit, and that one goes on.
+                    Some(id) if unit_of(id) != Some(unit(request.lun)) => {
+                        self.answer_task(request.itt, TaskResult::Rejected);
+                        return Ok(());
+                    }
                     Some(_) => TaskResult::Complete,
                     None => self.without_task(&request, actions),
                 };

@@ -467,6 +467,17 @@ fn abort_of_what_is_not_there() {
 }
 
 #[test]
+fn abort_of_a_command_of_another_unit_is_no_success() {
+    let mut rig = Rig::logged_in(b"");
+    let command = ScsiCommand { lun: 1 << 48, ..rig.command(5, READ_10, 512) };
+    rig.send(command.encode(), &[]);
+    rig.executed();
+    rig.task(TaskFunction::AbortTask, 5, command.cmd_sn.0);
+    assert_eq!(rig.task_result(), TaskResult::Rejected);
+    assert!(rig.actions.is_empty());
+}
+
+#[test]
 fn a_write_aborted_while_its_data_come_never_starts() {
     let mut rig = Rig::logged_in(b"ImmediateData=No\0");
     let command = rig.command(5, WRITE_10, 4096);
