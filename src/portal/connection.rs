@@ -250,7 +250,7 @@ impl<S: Service> Served<S> {
             match letter {
                 Letter::Terminate => self.core.terminate(&mut self.actions),
                 Letter::Abort { unit, barrier } => self.abort_for(unit, barrier),
-                Letter::Managed { id, result } => self.managed(id, result),
+                Letter::Managed { id } => self.managed(id),
                 Letter::RequestLogout { grace } => {
                     let now = self.now();
                     self.core.request_logout(grace, now);
@@ -262,7 +262,7 @@ impl<S: Service> Served<S> {
     }
 
     fn abort_for(&mut self, unit: Option<u64>, barrier: Arc<Barrier>) {
-        let Some(session) = &self.session else { return };
+        let Some(session) = &mut self.session else { return };
         let lun = match unit {
             Some(unit) => match session.nexus.lun_of(unit) {
                 Some(lun) => Some(lun),
@@ -273,17 +273,22 @@ impl<S: Service> Served<S> {
         };
         let token = self.next_token;
         self.next_token += 1;
+        let function = barrier.function;
         self.barriers.push((token, barrier));
-        self.core.abort_outside(lun, token, &mut self.actions);
+        let concerned = self.core.abort_outside(lun, token, &mut self.actions);
+        // Resets tell every nexus by the unit's own counter.
+        if let (TaskFunction::ClearTaskSet, Some(lun), true) = (function, lun, concerned) {
+            session.nexus.commands_cleared(lun);
+        }
     }
 
-    fn managed(&mut self, id: ManagementId, result: TaskResult) {
+    fn managed(&mut self, id: ManagementId) {
         let Some(at) = self.management.iter().position(|(known, ..)| *known == id) else { return };
         let (_, function, lun) = self.management.swap_remove(at);
-        if let (Some(session), TaskResult::Complete) = (&mut self.session, result) {
+        if let Some(session) = &mut self.session {
             session.nexus.managed(function, lun);
         }
-        self.core.managed(id, result, &mut self.actions);
+        self.core.managed(id, TaskResult::Complete, &mut self.actions);
     }
 
     fn take_completions(&mut self) -> bool {
@@ -361,10 +366,10 @@ impl<S: Service> Served<S> {
         self.management.push((id, function, lun));
         if function == TaskFunction::AbortTaskSet {
             // Only this nexus's own commands (SAM-5 7.3), which the core is aborting.
-            self.managed(id, TaskResult::Complete);
+            self.managed(id);
         } else {
             let unit = if whole_target { None } else { unit };
-            self.config.sessions.abort_elsewhere(&self.mailbox, unit, id);
+            self.config.sessions.abort_elsewhere(&self.mailbox, unit, id, function);
         }
     }
 
@@ -390,7 +395,7 @@ impl<S: Service> Served<S> {
         if candidate.session_type == SessionType::Normal {
             let name = candidate.initiator_name.clone();
             tracing::info!(peer = %self.peer, name, tsih = registration.tsih, "iSCSI session");
-            let nexus = self.service.nexus(candidate, tag);
+            let nexus = self.service.nexus(candidate, tag, registration.reinstated);
             self.session = Some(Session { nexus, name, _registration: registration });
         }
         // The initiator may have sent on, against the rules, or have had the answer already.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::iscsi::ManagementId;
-use crate::iscsi::pdu::TaskResult;
+use crate::iscsi::pdu::TaskFunction;
 use crate::time::Duration;
 
 /// A message to a session.
@@ -17,7 +17,7 @@ pub enum Letter {
     /// they are over.
     Abort { unit: Option<u64>, barrier: Arc<Barrier> },
     /// Everybody concerned by the session's own task management function is done.
-    Managed { id: ManagementId, result: TaskResult },
+    Managed { id: ManagementId },
     /// Ask the initiator to log out.
     RequestLogout { grace: Duration },
 }
@@ -53,11 +53,11 @@ impl Mailbox {
 pub struct Barrier {
     pub asker: Arc<Mailbox>,
     pub id: ManagementId,
-    pub result: TaskResult,
+    pub function: TaskFunction,
 }
 
 impl Drop for Barrier {
     fn drop(&mut self) {
-        self.asker.post(Letter::Managed { id: self.id, result: self.result });
+        self.asker.post(Letter::Managed { id: self.id });
     }
 }

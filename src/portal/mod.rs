@@ -5,12 +5,16 @@
 
 mod acceptor;
 mod connection;
+mod exports;
 mod mailbox;
+mod scsi;
 mod service;
 mod sessions;
 mod spin;
 
 pub use acceptor::{Accepted, accept};
 pub use connection::{PortalConfig, serve_connection};
-pub use service::{End, Finished, Nexus, OwnedReply, Sense, Service};
+pub use exports::{Export, Exports, View};
+pub use scsi::{ScsiNexus, ScsiService};
+pub use service::{End, Finished, Nexus, OwnedReply, SenseData, Service};
 pub use sessions::{SessionInfo, Sessions};

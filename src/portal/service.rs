@@ -18,8 +18,9 @@ pub trait Service: Clone + 'static {
     /// The status the login is refused with.
     fn admit(&self, candidate: &Candidate) -> Result<(), LoginStatus>;
 
-    /// The nexus of a session that was just made. A session of the same nexus is over.
-    fn nexus(&self, candidate: &Candidate, portal_group_tag: u16) -> Self::Nexus;
+    /// The nexus of a session that was just made. `reinstated`: another session of the same nexus
+    /// was ended for it, and is over.
+    fn nexus(&self, candidate: &Candidate, portal_group_tag: u16, reinstated: bool) -> Self::Nexus;
 
     /// What SendTargets tells this initiator: the own target, and the peer's.
     fn targets(&self, candidate: &Candidate) -> Vec<TargetRecord>;
@@ -27,12 +28,12 @@ pub trait Service: Clone + 'static {
 
 /// Sense data of one answer, without allocation.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Sense {
+pub struct SenseData {
     bytes: [u8; Self::MAX],
     len: u8,
 }
 
-impl Sense {
+impl SenseData {
     /// Fixed-format sense with a little room; descriptors are not used.
     pub const MAX: usize = 32;
     pub const EMPTY: Self = Self { bytes: [0; Self::MAX], len: 0 };
@@ -52,9 +53,9 @@ impl Sense {
     }
 }
 
-impl std::fmt::Debug for Sense {
+impl std::fmt::Debug for SenseData {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Sense").field(&self.as_slice()).finish()
+        f.debug_tuple("SenseData").field(&self.as_slice()).finish()
     }
 }
 
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Sense {
 pub struct OwnedReply {
     /// SCSI status byte.
     pub status: u8,
-    pub sense: Sense,
+    pub sense: SenseData,
     /// Data-in, all that the command gives.
     pub data: Buffer,
     /// Data-out that the CDB asks for, in bytes.
@@ -109,8 +110,11 @@ pub trait Nexus: 'static {
     /// The LUN under which this nexus sees a unit.
     fn lun_of(&self, unit: u64) -> Option<u64>;
 
-    /// Every command that the function concerns is over: clears what it clears and establishes its
-    /// unit attentions, on every nexus that must learn of it (SAM-5 7). `lun` means nothing for a
-    /// target reset.
+    /// Every command of other sessions that the function concerns is over: establishes its unit
+    /// attentions on every nexus that must learn of it (SAM-5 7). `lun` means nothing for a target
+    /// reset.
     fn managed(&mut self, function: TaskFunction, lun: u64);
+
+    /// Another nexus cleared the task set of the unit, with commands of this one in it.
+    fn commands_cleared(&mut self, lun: u64);
 }

@@ -8,7 +8,7 @@ use std::time::Duration as WallDuration;
 
 use tokio::sync::Notify;
 
-use crate::iscsi::pdu::{Isid, LoginStatus, TaskResult};
+use crate::iscsi::pdu::{Isid, LoginStatus, TaskFunction};
 use crate::iscsi::{Candidate, ManagementId, SessionType};
 use crate::time::Duration;
 
@@ -85,6 +85,8 @@ pub struct Registration {
     sessions: Sessions,
     key: Option<Key>,
     pub tsih: u16,
+    /// Another session of the nexus was ended for it.
+    pub reinstated: bool,
 }
 
 impl Drop for Registration {
@@ -184,17 +186,22 @@ impl Sessions {
     ) -> Result<Registration, LoginStatus> {
         if candidate.session_type == SessionType::Discovery {
             // No commands, nothing to reinstate; the TSIH must only not be zero.
-            return Ok(Registration { sessions: self.clone(), key: None, tsih: self.lock().next_tsih() });
+            return Ok(Registration {
+                sessions: self.clone(),
+                key: None,
+                tsih: self.lock().next_tsih(),
+                reinstated: false,
+            });
         }
         let key = Key { initiator: candidate.initiator_name.clone(), isid: candidate.isid, portal_group_tag };
         let attempt = async {
-            // The TSIH of the session whose connection is being reinstated, once found.
-            let mut reinstated = None;
+            // The session that is being replaced, once found.
+            let mut replaced = None;
             loop {
                 let left = self.shared.left.notified();
                 tokio::pin!(left);
                 left.as_mut().enable();
-                if let Some(done) = self.try_establish(&key, candidate, peer, mailbox, &mut reinstated) {
+                if let Some(done) = self.try_establish(&key, candidate, peer, mailbox, &mut replaced) {
                     return done;
                 }
                 left.await;
@@ -212,7 +219,7 @@ impl Sessions {
         candidate: &Candidate,
         peer: SocketAddr,
         mailbox: &Arc<Mailbox>,
-        reinstated: &mut Option<u16>,
+        replaced: &mut Option<u16>,
     ) -> Option<Result<Registration, LoginStatus>> {
         let mut state = self.lock();
         if state.closing {
@@ -228,13 +235,11 @@ impl Sessions {
                 return Some(Err(LoginStatus::TOO_MANY_CONNECTIONS));
             }
             Some(old) => {
-                if candidate.tsih != 0 {
-                    *reinstated = Some(old.tsih);
-                }
+                *replaced = Some(old.tsih);
                 old.mailbox.post(Letter::Terminate);
                 return None;
             }
-            None if candidate.tsih != 0 && reinstated.is_none() => {
+            None if candidate.tsih != 0 && replaced.is_none() => {
                 return Some(Err(LoginStatus::SESSION_DOES_NOT_EXIST));
             }
             None => {}
@@ -243,16 +248,28 @@ impl Sessions {
         if state.sessions.len() >= SESSIONS_MAX || of_initiator >= SESSIONS_PER_INITIATOR {
             return Some(Err(LoginStatus::OUT_OF_RESOURCES));
         }
-        let tsih = reinstated.unwrap_or_else(|| state.next_tsih());
+        // Its connection alone is new when the initiator named the session, and keeps its TSIH.
+        let tsih = if candidate.tsih == 0 { state.next_tsih() } else { candidate.tsih };
         let entry = Entry { tsih, cid: candidate.cid, peer, mailbox: Arc::clone(mailbox) };
         state.sessions.insert(key.clone(), entry);
-        Some(Ok(Registration { sessions: self.clone(), key: Some(key.clone()), tsih }))
+        Some(Ok(Registration {
+            sessions: self.clone(),
+            key: Some(key.clone()),
+            tsih,
+            reinstated: replaced.is_some(),
+        }))
     }
 
     /// Tells every other session to abort the commands of `unit` (of every unit for `None`); the
     /// asker's mailbox gets [`Letter::Managed`] when all of them are over, or at once.
-    pub fn abort_elsewhere(&self, asker: &Arc<Mailbox>, unit: Option<u64>, id: ManagementId) {
-        let barrier = Arc::new(Barrier { asker: Arc::clone(asker), id, result: TaskResult::Complete });
+    pub fn abort_elsewhere(
+        &self,
+        asker: &Arc<Mailbox>,
+        unit: Option<u64>,
+        id: ManagementId,
+        function: TaskFunction,
+    ) {
+        let barrier = Arc::new(Barrier { asker: Arc::clone(asker), id, function });
         let state = self.lock();
         for entry in state.sessions.values().filter(|entry| !Arc::ptr_eq(&entry.mailbox, asker)) {
             entry.mailbox.post(Letter::Abort { unit, barrier: Arc::clone(&barrier) });

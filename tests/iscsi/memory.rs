@@ -11,11 +11,13 @@ use twinlun::block::{Outcome, Refusal};
 use twinlun::iscsi::pdu::{LoginStatus, TaskFunction};
 use twinlun::iscsi::{Candidate, Command, Limits, TargetIdentity, TargetRecord, TaskId};
 use twinlun::portal::{
-    Accepted, End, Finished, Nexus, OwnedReply, PortalConfig, Sense, Service, Sessions, accept,
-    serve_connection,
+    Accepted, End, Finished, Nexus, OwnedReply, PortalConfig, ScsiService, SenseData, Service, Sessions,
+    accept, serve_connection,
 };
 use twinlun::sys::buffer::Buffer;
 use twinlun::volume::{Completion, CompletionQueue};
+
+use crate::disk::Disk;
 
 pub const TARGET: &str = "iqn.2026-01.test:array-a";
 const BLOCKS: usize = 32 * 1024;
@@ -103,7 +105,7 @@ impl Service for Memory {
         }
     }
 
-    fn nexus(&self, _: &Candidate, _: u16) -> MemoryNexus {
+    fn nexus(&self, _: &Candidate, _: u16, _: bool) -> MemoryNexus {
         MemoryNexus { memory: self.clone(), queue: None, held: BTreeMap::new() }
     }
 
@@ -124,7 +126,7 @@ impl MemoryNexus {
         let start = u32::from_be_bytes([cdb[2], cdb[3], cdb[4], cdb[5]]) as usize * 512;
         let len = usize::from(u16::from_be_bytes([cdb[7], cdb[8]])) * 512;
         let mut bytes = self.memory.bytes.borrow_mut();
-        let mut reply = OwnedReply { status: 0, sense: Sense::EMPTY, data: Buffer::empty(), wanted: 0 };
+        let mut reply = OwnedReply { status: 0, sense: SenseData::EMPTY, data: Buffer::empty(), wanted: 0 };
         match cdb[0] {
             0x28 => {
                 reply.data = Buffer::with_len(len);
@@ -135,29 +137,9 @@ impl MemoryNexus {
                 bytes[start..start + moved].copy_from_slice(&command.data.as_slice()[..moved]);
                 reply.wanted = len as u64;
             }
-            0x88 | 0x8a => unreachable!("made READ (10) and WRITE (10) by `start`"),
-            0x00 => {}
-            // Just enough for libiscsi to attach.
-            0x12 if cdb[1] & 1 == 0 => {
-                let mut data = vec![0, 0, 6, 2, 31, 0, 0, 2];
-                data.extend_from_slice(b"TWINLUN MEMORY          0001");
-                reply.data = buffer(&data);
-            }
-            0x12 if cdb[2] == 0 => reply.data = buffer(&[0, 0, 0, 1, 0]),
-            0x25 => {
-                let last = u32::try_from(BLOCKS - 1).unwrap();
-                reply.data = buffer(&[last.to_be_bytes(), 512_u32.to_be_bytes()].concat());
-            }
-            0x9e => {
-                let mut data = (BLOCKS as u64 - 1).to_be_bytes().to_vec();
-                data.extend_from_slice(&512_u32.to_be_bytes());
-                data.resize(32, 0);
-                reply.data = buffer(&data);
-            }
-            0xa0 => reply.data = buffer(&[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             _ => {
                 reply.status = 2;
-                reply.sense = Sense::new(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
+                reply.sense = SenseData::new(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
             }
         }
         reply
@@ -165,18 +147,8 @@ impl MemoryNexus {
 }
 
 impl Nexus for MemoryNexus {
-    fn start(&mut self, mut command: Command, queue: &Arc<CompletionQueue>, finished: &mut Vec<Finished>) {
+    fn start(&mut self, command: Command, queue: &Arc<CompletionQueue>, finished: &mut Vec<Finished>) {
         self.queue = Some(Arc::clone(queue));
-        // The small addresses of this unit fit the shorter commands.
-        let cdb = &mut command.cdb;
-        if matches!(cdb[0], 0x88 | 0x8a) {
-            let (op, lba, blocks) =
-                (cdb[0] & 0x0f | 0x20, [cdb[6], cdb[7], cdb[8], cdb[9]], [cdb[12], cdb[13]]);
-            *cdb = [0; 16];
-            cdb[0] = op;
-            cdb[2..6].copy_from_slice(&lba);
-            cdb[7..9].copy_from_slice(&blocks);
-        }
         let mut state = self.memory.steering.state.lock().unwrap();
         if state.hold {
             state.held.push(Held { queue: Arc::clone(queue), task: command.task, aborted: false });
@@ -218,12 +190,10 @@ impl Nexus for MemoryNexus {
     fn managed(&mut self, function: TaskFunction, _: u64) {
         self.memory.steering.state.lock().unwrap().resets.push(function);
     }
-}
 
-fn buffer(bytes: &[u8]) -> Buffer {
-    let mut buffer = Buffer::with_len(bytes.len());
-    buffer.as_mut_slice().unwrap().copy_from_slice(bytes);
-    buffer
+    fn commands_cleared(&mut self, _: u64) {
+        self.memory.steering.state.lock().unwrap().resets.push(TaskFunction::ClearTaskSet);
+    }
 }
 
 /// A portal on loopback with its data thread.
@@ -241,6 +211,21 @@ impl Target {
     }
 
     pub fn with_limits(limits: Limits) -> Self {
+        Self::serving(limits, |steering, address| {
+            let bytes = Rc::new(RefCell::new(vec![0; BLOCKS * 512]));
+            Memory { bytes, steering, address }
+        })
+    }
+
+    /// The real command set over a disk in memory.
+    pub fn disk() -> Self {
+        Self::serving(Limits::default(), |_, address| ScsiService(Disk::new(address)))
+    }
+
+    fn serving<S: Service>(
+        limits: Limits,
+        service: impl FnOnce(Arc<Steering>, SocketAddr) -> S + Send + 'static,
+    ) -> Self {
         let (address_out, address_in) = mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let sessions = Sessions::default();
@@ -254,8 +239,7 @@ impl Target {
                 let target =
                     TargetIdentity { name: TARGET.into(), alias: String::new(), portal_group_tag: 1 };
                 let config = Rc::new(PortalConfig { target, limits, sessions: shared.clone() });
-                let bytes = Rc::new(RefCell::new(vec![0; BLOCKS * 512]));
-                let service = Memory { bytes, steering: shared_steering, address };
+                let service = service(shared_steering, address);
                 let serve = |accepted: Accepted| {
                     tokio_uring::spawn(serve_connection(accepted, service.clone(), Rc::clone(&config)));
                 };

@@ -334,7 +334,7 @@ fn garbage_harms_only_its_sender() {
 #[test]
 #[ignore = "serves until SERVE_SECONDS are over"]
 fn serve() {
-    let target = Target::start();
+    let target = Target::disk();
     println!("iscsi://{}/{TARGET}/0", target.address);
     let seconds = std::env::var("SERVE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     std::thread::sleep(Duration::from_secs(seconds));

@@ -226,12 +226,13 @@ impl Connection {
     }
 
     /// Aborts the commands of `lun` (of every LUN for `None`) for somebody else: a reset from
-    /// another session. [`Action::AbortsOver`] with the token follows, perhaps at once.
-    pub fn abort_outside(&mut self, lun: Option<u64>, token: u64, actions: &mut Vec<Action>) {
-        let asker = Asker::Outside { token };
-        self.manage(asker, false, TaskResult::Complete, actions, |_, task| {
-            lun.is_none_or(|lun| unit(task.lun) == unit(lun))
-        });
+    /// another session. [`Action::AbortsOver`] with the token follows, perhaps at once. True when
+    /// there was any.
+    pub fn abort_outside(&mut self, lun: Option<u64>, token: u64, actions: &mut Vec<Action>) -> bool {
+        let concerns = |task: &super::tasks::Task| lun.is_none_or(|lun| unit(task.lun) == unit(lun));
+        let any = self.tasks.iter().any(|(_, task)| concerns(task));
+        self.manage(Asker::Outside { token }, false, TaskResult::Complete, actions, |_, task| concerns(task));
+        any
     }
 
     /// Ends the connection without a word: every command is aborted. The session is over when
