@@ -41,14 +41,8 @@ pub enum Mutation {
     R9AbortConfirmedEarly,
     /// Rule 10: a write starts before its activity bit is durable.
     R10ActivityNotDurable,
-    /// Rule 10, T5: while alone a write starts before its out-of-sync bit is durable.
-    R10OutOfSyncNotDurable,
     /// Rule 10, T12: *drop* leaves active regions clean.
     T12DropForgetsActivity,
-    /// Rule 10, T12: a new primary does not count its own active regions as out of sync.
-    T12PromoteForgetsActivity,
-    /// T12: the hello is answered without the out-of-sync bits.
-    T12HelloWithoutOutOfSync,
     /// T12: the hello is answered without the activity bits.
     T12HelloWithoutActivity,
     /// T12: the primary copies only what it knows dirty itself.

@@ -182,8 +182,10 @@ pub enum VolumeAction {
     /// The shell answers the host (nothing for `Aborted`). Exactly one for each command. The
     /// payload is kept: a command refused while its I/O runs is still re-sent to the peer.
     Answer { command: CommandId, outcome: Outcome },
-    /// The command is over in every respect, after its `Answer` (mostly in the same batch): the
-    /// shell drops the payload and calls `release`, which alone lets the slot be used again.
+    /// The command is over in every respect, after its `Answer` (mostly in the same batch; of
+    /// different batches that different threads carry out either may come first): when both were
+    /// carried out the shell drops the payload and calls `release`, which alone lets the slot be
+    /// used again.
     Free { command: CommandId },
     /// Map pages changed and something waits for them: call `map_pages`, write them durably, then
     /// `map_durable`.

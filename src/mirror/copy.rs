@@ -166,7 +166,9 @@ impl Volume {
         if self.must_copy.is_empty() && self.recovering.is_empty() {
             return false;
         }
-        if !self.can_send() || self.peer_failed || self.copies.halted {
+        // Rule 5: nothing is copied from under a late write of the former primary.
+        let drained = self.applies.running_old() == 0;
+        if !self.can_send() || !drained || self.peer_failed || self.copies.halted {
             return false;
         }
         let mut begun = false;

@@ -25,7 +25,7 @@ impl Volume {
         if self.gate.mode == Mode::Closed {
             return Err(Refusal::Standby);
         }
-        let open = self.gate.may_start(cx.now) || mutation::on(Mutation::R6NoCheckAtStart);
+        let open = self.may_start(cx.now) || mutation::on(Mutation::R6NoCheckAtStart);
         if !open {
             self.note_lapse(cx.now);
             if self.hold_end().is_some_and(|end| cx.now.grantor >= end) {
@@ -174,9 +174,7 @@ impl Volume {
             }
         }
         (self.map.sure_activity().covers(extent) || mutation::on(Mutation::R10ActivityNotDurable))
-            && (!alone
-                || self.map.sure_out_of_sync().covers(extent)
-                || mutation::on(Mutation::R10OutOfSyncNotDurable))
+            && (!alone || self.map.sure_out_of_sync().covers(extent))
     }
 
     /// Local I/O, and the mirror at the same time.
@@ -311,9 +309,7 @@ impl Volume {
             if !both {
                 // T5: alone, and decided so here: whatever becomes of the answer, the copies differ.
                 self.mark_dirty(slot);
-                if !self.map.sure_out_of_sync().covers(extent)
-                    && !mutation::on(Mutation::R10OutOfSyncNotDurable)
-                {
+                if !self.map.sure_out_of_sync().covers(extent) {
                     return self.await_map(slot, out);
                 }
             }
@@ -380,10 +376,7 @@ impl Volume {
                 Check::Wait => return,
                 Check::Late => Outcome::Refused(Refusal::Standby),
             };
-            if check == Check::Serve
-                && !self.barrier_is_down()
-                && !mutation::on(Mutation::R10OutOfSyncNotDurable)
-            {
+            if check == Check::Serve && !self.barrier_is_down() {
                 return self.await_map(slot, out);
             }
             self.answer(slot, outcome, out);

@@ -19,6 +19,8 @@ mod session;
 mod volume;
 
 #[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod tests;
 
 pub use api::{

@@ -144,10 +144,8 @@ impl Volume {
         self.recovering.clear();
         self.must_copy.clear();
         self.joining = false;
-        if !mutation::on(Mutation::T12PromoteForgetsActivity) {
-            self.map.activity_to_out_of_sync();
-            self.raise_barrier(out);
-        }
+        self.map.activity_to_out_of_sync();
+        self.raise_barrier(out);
         if self.is_alone() {
             self.plan_out_of_sync();
         }
@@ -158,23 +156,15 @@ impl Volume {
     fn peer_dropped(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         self.end_session();
         self.joining = false;
-        if !mutation::on(Mutation::T12DropForgetsActivity) {
-            self.map.activity_to_out_of_sync();
-            self.map.mark_all_out_of_sync(&self.recovering);
+        if mutation::on(Mutation::T12DropForgetsActivity) {
+            self.map.clear_all_activity();
         }
+        self.map.activity_to_out_of_sync();
         self.raise_barrier(out);
         self.must_copy.clear();
-        self.plan_if_sound();
+        self.plan_out_of_sync();
         self.recovering.clear();
         self.reconsider_all(cx, out);
-    }
-
-    fn plan_if_sound(&mut self) {
-        if mutation::on(Mutation::T12DropForgetsActivity) {
-            self.must_copy.union(self.map.out_of_sync());
-        } else {
-            self.plan_out_of_sync();
-        }
     }
 
     /// After a restart of this array as chosen primary, once, before the gate opens (rule 15).

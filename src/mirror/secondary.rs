@@ -157,18 +157,22 @@ impl Volume {
     /// All reasons to refuse a frame.
     fn may_take(&self, header: &FrameHeader) -> bool {
         let Some(tenure) = self.tenure() else { return false };
-        let Some((accepted_tenure, session)) = self.applies.accepted else { return false };
+        let accepted = self.applies.accepted;
+        if accepted.is_none() && !mutation::on(Mutation::R5TenureNotFenced) {
+            return false;
+        }
+        let (accepted_tenure, session) = accepted.unwrap_or_default();
         let end = header.extent.lba.checked_add(header.extent.blocks);
         let inside = header.extent.blocks != 0 && end.is_some_and(|end| end <= self.geometry().blocks);
-        let tenure = header.tenure == tenure && header.tenure == accepted_tenure;
-        let session = header.session == session;
+        let wrong_tenure = header.tenure != tenure || header.tenure != accepted_tenure;
+        if mutation::on(Mutation::R5TenureNotFenced) && wrong_tenure && inside {
+            return true;
+        }
         !self.is_primary()
+            && !wrong_tenure
             && header.op.writes()
             && inside
-            && (tenure || mutation::on(Mutation::R5TenureNotFenced))
-            && (session
-                || mutation::on(Mutation::T11OldSessionTaken)
-                || (!tenure && mutation::on(Mutation::R5TenureNotFenced)))
+            && (header.session == session || mutation::on(Mutation::T11OldSessionTaken))
     }
 
     fn apply(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
@@ -204,6 +208,9 @@ impl Volume {
             self.apply(slot, out);
         }
         self.applies.ready.clear();
+        if !current && self.applies.running_old() == 0 {
+            self.reconsider_all(cx, out); // a new primary's commands waited for it
+        }
         self.poke_if_drained(!current, out);
         self.settle(cx, out);
     }
@@ -258,7 +265,7 @@ impl Volume {
     /// Regions marked active or out of sync here, ascending, appended to `out`.
     pub fn dirty_runs(&self, out: &mut Vec<RegionRun>) {
         let activity = (!mutation::on(Mutation::T12HelloWithoutActivity)).then(|| self.map.activity());
-        let out_of_sync = (!mutation::on(Mutation::T12HelloWithoutOutOfSync)).then(|| self.map.out_of_sync());
+        let out_of_sync = Some(self.map.out_of_sync());
         let next = |from: u64| {
             let sets = [activity, out_of_sync];
             sets.into_iter().flatten().filter_map(|set| set.next_from(from)).min()

@@ -174,7 +174,7 @@ impl Volume {
             self.reconsider(slot, cx, out);
         }
         for &slot in &order {
-            if self.commands.at(slot).stage == Stage::Parked && self.gate.may_start(cx.now) {
+            if self.commands.at(slot).stage == Stage::Parked && self.may_start(cx.now) {
                 self.arrive(slot, cx, out);
             }
         }
@@ -192,9 +192,15 @@ impl Volume {
         self.order = order;
     }
 
+    /// The gate is open, and what older tenures sent to this disk has arrived there (rule 5): a
+    /// late write of the former primary never lands on a new one.
+    pub(super) fn may_start(&self, now: Now) -> bool {
+        self.gate.may_start(now) && self.applies.running_old() == 0
+    }
+
     /// Rule 6, at the start of a command.
     pub(super) fn check_start(&mut self, tenure: Tenure, now: Now) -> Check {
-        let open = self.gate.may_start(now);
+        let open = self.may_start(now);
         self.check(tenure, open, now)
     }
 

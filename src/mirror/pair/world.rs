@@ -1,0 +1,899 @@
+//! Two arrays, lanes between them, a scheduler, and an arbiter that decides by fiat what three
+//! voters would (ARBITRATION's guards are kept, its messages are not: that is the group's part).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::super::*;
+use super::array::{Array, Io, Payload, Purpose, hot};
+use super::history::{Effect, History, Record};
+use crate::arbitration::{Config, Epoch, Gate, InSync, Lineage, Mode, Quorum, Side};
+use crate::block::{Extent, Op, Outcome, Request, StoreResult};
+use crate::time::{Duration, Now, Time};
+
+/// Stamp by block; absent: never written.
+pub type Image = BTreeMap<u64, u64>;
+
+/// Blocks that carry stamps: both ends of physical blocks, two region borders, a far region.
+pub const HOT: [u64; 24] = [
+    0, 1, 7, 8, 9, 15, 16, 2039, 2040, 2046, 2047, 2048, 2049, 2056, 4095, 4096, 4100, 4103, 4104, 10_240,
+    10_241, 10_248, 10_255, 10_256,
+];
+const REGIONS: u64 = 8;
+const LEASE: Duration = Duration::from_millis(150);
+/// Frames unanswered for so long end the session.
+const MIRROR_TIMEOUT: Duration = Duration::from_millis(300);
+const LANES: usize = 2;
+
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n as u64).unwrap()
+    }
+
+    /// True once in `n` times.
+    pub fn chance(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub header: FrameHeader,
+    pub data: Image,
+}
+
+#[derive(Clone, Debug)]
+enum Message {
+    Data(LaneId, Frame),
+    Ack(SessionId, u64, Option<StoreResult>),
+}
+
+pub struct World {
+    random: Random,
+    now: u64,
+    arrays: [Array; 2],
+    /// The newest configuration chosen, whoever knows it.
+    chosen: Config,
+    /// Boot counters with which the copies were in sync.
+    in_sync_boots: [u64; 2],
+    /// By lane and sender.
+    lanes: [[VecDeque<Message>; 2]; LANES],
+    /// What connections that were given up still hold, with the sender.
+    stale: Vec<(usize, VecDeque<Message>)>,
+    history: History,
+    stamps: u64,
+    healing: bool,
+    violation: Option<String>,
+    trace: bool,
+}
+
+const fn index(side: Side) -> usize {
+    match side {
+        Side::A => 0,
+        Side::B => 1,
+    }
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let geometry = Self::geometry();
+        let chosen = Config {
+            lineage: Lineage { counter: 1, id: 1 },
+            epoch: Epoch(1),
+            tenure_epoch: Epoch(1),
+            primary: Side::A,
+            in_sync: InSync::Primary,
+            quorum: Quorum::Majority,
+            witness: None,
+            natural: Side::A,
+        };
+        let array = |side| {
+            let mut map_file = vec![0; usize::try_from(DirtyMap::file_len(geometry)).unwrap()];
+            map_file[..4096].copy_from_slice(&*DirtyMap::file_header(geometry));
+            Array {
+                side,
+                volume: None,
+                disk: Image::new(),
+                map_file,
+                map_write: None,
+                threads: Default::default(),
+                ios: Vec::new(),
+                payloads: BTreeMap::new(),
+                applies: BTreeMap::new(),
+                known: chosen,
+                vote: None,
+                boot: 0,
+                counter: 0,
+                session: None,
+                hello: None,
+                lease_end: Time::ZERO,
+                isolated: false,
+                frozen: false,
+                switching: false,
+                out: Vec::new(),
+            }
+        };
+        Self {
+            random: Random::new(seed),
+            now: 1,
+            arrays: [array(Side::A), array(Side::B)],
+            chosen,
+            in_sync_boots: [0; 2],
+            lanes: Default::default(),
+            stale: Vec::new(),
+            history: History::default(),
+            stamps: 0,
+            healing: false,
+            violation: None,
+            trace: std::env::var_os("PAIR_TRACE").is_some(),
+        }
+    }
+
+    fn geometry() -> Geometry {
+        Geometry { id: VolumeId([3; 16]), blocks: REGIONS * REGION_BLOCKS - 4 }
+    }
+
+    fn limits() -> Limits {
+        Limits { commands: 12, copies: 2, active_regions: 1, activity_linger: Duration::from_millis(40) }
+    }
+
+    fn cx(&mut self) -> Context {
+        let time = Time::from_millis(self.now);
+        let lane = LaneId(u16::try_from(self.random.below(LANES + 1)).unwrap());
+        Context { now: Now { grantor: time, holder: time }, lane: Some(lane).filter(|lane| lane.0 < 2) }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:6} {}", self.now, what());
+        }
+    }
+
+    /// Runs a seed: faults first, then healing; the verdict.
+    pub fn run(mut self, steps: u64) -> Result<(), String> {
+        for _ in 0..steps {
+            self.step()?;
+        }
+        self.healing = true;
+        for side in [0, 1] {
+            self.arrays[side].isolated = false;
+            self.call(side, |volume, cx, out| volume.set_copies(2, cx, out));
+        }
+        for _ in 0..40_000 {
+            self.step()?;
+            if self.quiet() {
+                self.finish();
+                let [a, b] = &self.arrays;
+                if let Some(lba) =
+                    HOT.iter().find(|lba| a.disk.get(lba).unwrap_or(&0) != b.disk.get(lba).unwrap_or(&0))
+                {
+                    return Err(format!(
+                        "in sync, and block {lba} is {:?} at A, {:?} at B",
+                        a.disk.get(lba),
+                        b.disk.get(lba)
+                    ));
+                }
+                return self.history.check(&HOT);
+            }
+        }
+        let status = self.arrays.iter().map(|array| array.volume.as_ref().map(Volume::status));
+        Err(format!("stuck: {:?} {:?} {:?}", self.chosen, status.collect::<Vec<_>>(), self.arrays[0].vote))
+    }
+
+    /// Everything answered, equal and written.
+    fn quiet(&self) -> bool {
+        self.chosen.in_sync == InSync::Both
+            && self.stale.is_empty()
+            && self.lanes.iter().flatten().all(VecDeque::is_empty)
+            && self.arrays.iter().all(|array| {
+                let status = array.volume.as_ref().map(Volume::status).unwrap_or_default();
+                array.volume.is_some()
+                    && array.known == self.chosen
+                    && array.vote.is_none()
+                    && array.payloads.is_empty()
+                    && array.ios.is_empty()
+                    && array.threads.iter().all(VecDeque::is_empty)
+                    && status.recovering_regions == 0
+                    && !status.map_pending
+                    && (array.side != self.chosen.primary || array.session.is_some())
+            })
+    }
+
+    /// Reads every block at the end, from the primary's copy.
+    fn finish(&mut self) {
+        let found = self.arrays[index(self.chosen.primary)].disk.clone();
+        self.now += 10;
+        let record = Record {
+            effect: Effect::Read,
+            stamp: 0,
+            blocks: HOT.to_vec(),
+            invoked: self.now,
+            done: Some(self.now + 1),
+            killed: false,
+            found: Some(found),
+        };
+        self.history.records.push(record);
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.now += self.random.next() % 3;
+        let side = self.random.below(2);
+        if self.arrays[side].frozen {
+            // A stopped process: nothing of it moves, its sockets and its disk included.
+            let wakes = self.healing || self.random.chance(400);
+            self.arrays[side].frozen &= !wakes;
+            return Ok(());
+        }
+        match self.random.below(100) {
+            0..=11 if !self.healing => self.submit(side),
+            0..=34 => self.run_thread(side)?,
+            35..=57 => self.run_io(side),
+            58..=79 => self.deliver(side),
+            80..=85 => self.write_map(side),
+            86..=93 => self.control(side),
+            94 | 95 => self.call(side, |volume, cx, out| volume.tick(cx, out)),
+            96 if !self.healing => self.abort(side),
+            97 | 98 if !self.healing => self.fault(side),
+            _ => {}
+        }
+        self.violation.take().map_or(Ok(()), Err)
+    }
+
+    fn call<T>(&mut self, side: usize, f: impl FnOnce(&mut Volume, Context, &mut Vec<VolumeAction>) -> T) -> T
+    where
+        T: Default,
+    {
+        let cx = self.cx();
+        let array = &mut self.arrays[side];
+        let Some(volume) = &mut array.volume else { return T::default() };
+        let result = f(volume, cx, &mut array.out);
+        self.inspect(side, cx);
+        self.arrays[side].dispatch(&mut self.random);
+        result
+    }
+
+    /// Rule 6, at the moment of the core's decision: nothing starts and nothing is answered but by a
+    /// refusal without the gate, or in another tenure than the command's.
+    fn inspect(&mut self, side: usize, cx: Context) {
+        let array = &self.arrays[side];
+        let Some(volume) = &array.volume else { return };
+        let gate = volume.gate();
+        for action in &array.out {
+            let command = match action {
+                VolumeAction::Answer { outcome: Outcome::Refused(_) | Outcome::Aborted, .. } => continue,
+                VolumeAction::Answer { command, .. }
+                | VolumeAction::Local { command }
+                | VolumeAction::Compare { command } => command,
+                _ => continue,
+            };
+            let arrived = array.payloads.get(command).and_then(|payload| payload.tenure);
+            if !gate.may_answer(cx.now) || arrived.is_some_and(|tenure| tenure != gate.tenure) {
+                self.violation = Some(format!("{side} {action:?} of {arrived:?} through {gate:?}"));
+            }
+        }
+    }
+
+    fn submit(&mut self, side: usize) {
+        // Mostly where hosts are served.
+        let side = if self.random.chance(8) { side } else { index(self.chosen.primary) };
+        if self.arrays[side].volume.is_none() {
+            return;
+        }
+        let lba = HOT[self.random.below(HOT.len())];
+        let op = [
+            Op::Read,
+            Op::Read,
+            Op::Write,
+            Op::Write,
+            Op::Write,
+            Op::WriteSame,
+            Op::CompareAndWrite,
+            Op::Flush,
+        ][self.random.below(8)];
+        let mut extent = Extent::new(lba, 1 + self.random.next() % 9);
+        let mut op = op;
+        if self.random.chance(20) {
+            (op, extent) = (Op::Unmap, Extent::new(lba, 4200)); // spans three regions
+        }
+        extent.blocks = extent.blocks.min(Self::geometry().blocks - extent.lba);
+        self.stamps += 1;
+        let blocks: Vec<u64> = if op == Op::Flush { Vec::new() } else { hot(extent).collect() };
+        let record = self.history.records.len();
+        let expected = match self.arrays[side].disk.get(&lba) {
+            Some(value) if !self.random.chance(3) => *value,
+            _ => 0,
+        };
+        self.history.records.push(Record {
+            effect: if op.writes() { Effect::Write } else { Effect::Read },
+            stamp: self.stamps,
+            blocks,
+            invoked: self.now,
+            done: None,
+            killed: false,
+            found: None,
+        });
+        let cx = self.cx();
+        let array = &mut self.arrays[side];
+        let Some(volume) = &mut array.volume else { return };
+        match volume.submit(Request { op, extent }, cx, &mut array.out) {
+            Ok(id) => {
+                let gate = volume.gate();
+                let tenure = Some(gate.tenure).filter(|_| gate.may_start(cx.now));
+                let payload = Payload {
+                    tenure,
+                    record,
+                    op,
+                    extent,
+                    stamp: self.stamps,
+                    expected,
+                    read: None,
+                    answered: false,
+                    freed: false,
+                };
+                let before = array.payloads.insert(id, payload);
+                assert!(before.is_none());
+                if self.trace {
+                    eprintln!(
+                        "{:6} {side} {op:?} {} +{} = {} {id:?}",
+                        self.now, extent.lba, extent.blocks, self.stamps
+                    );
+                }
+            }
+            Err(_) => self.history.records[record].killed = true,
+        }
+        self.inspect(side, cx);
+        self.arrays[side].dispatch(&mut self.random);
+    }
+
+    /// A thread carries out its next action.
+    fn run_thread(&mut self, side: usize) -> Result<(), String> {
+        let thread = self.random.below(2);
+        let array = &mut self.arrays[side];
+        let Some(action) = array.threads[thread].pop_front() else { return Ok(()) };
+        if self.trace {
+            eprintln!("{:6} {side} {action:?}", self.now);
+        }
+        match action {
+            VolumeAction::Local { command } | VolumeAction::Compare { command } => {
+                let compare = matches!(action, VolumeAction::Compare { .. });
+                let payload = array.payloads.get(&command).ok_or("I/O of a command without payload")?;
+                let purpose = if compare { Purpose::Compare(command) } else { Purpose::Command(command) };
+                let data = hot(payload.extent).map(|lba| (lba, payload.stamp)).collect();
+                let (op, extent, expected) = (payload.op, payload.extent, payload.expected);
+                array.ios.push(Io {
+                    purpose,
+                    op,
+                    extent,
+                    data,
+                    expected,
+                    edges: None,
+                    result: None,
+                    found: None,
+                });
+            }
+            VolumeAction::Mirror { command, lane, header } => {
+                // Late, the use of the slot may be over: its session is, too.
+                if let Some(payload) = array.payloads.get(&command) {
+                    let data = hot(header.extent).map(|lba| (lba, payload.stamp)).collect();
+                    self.send(side, lane, Message::Data(lane, Frame { header, data }));
+                } else if array.session == Some(header.session) {
+                    return Err("a frame of the present session without payload".into());
+                }
+            }
+            VolumeAction::Answer { command, outcome } => self.answered(side, command, outcome)?,
+            VolumeAction::Free { command } => {
+                let payload = array.payloads.get_mut(&command).filter(|payload| !payload.freed);
+                payload.ok_or("freed twice")?.freed = true;
+                self.release(side, command);
+            }
+            VolumeAction::PersistMap => {
+                if array.map_write.is_some() {
+                    return Err("map asked for while it is being written".into());
+                }
+                let mut pages = Vec::new();
+                let generation = array.volume.as_mut().and_then(|volume| volume.map_pages(&mut pages));
+                array.map_write = generation.map(|generation| (generation, pages));
+            }
+            VolumeAction::Copy { copy, lane, header, .. } => {
+                let purpose = Purpose::Copy { copy, lane, header };
+                let (op, extent) = (Op::Read, header.extent);
+                let data = Image::new();
+                array.ios.push(Io {
+                    purpose,
+                    op,
+                    extent,
+                    data,
+                    expected: 0,
+                    edges: None,
+                    result: None,
+                    found: None,
+                });
+            }
+            VolumeAction::Apply { apply, header, .. } => {
+                let frame = array.applies.remove(&apply).ok_or("applied twice, or without payload")?;
+                assert_eq!(frame.header, header);
+                let purpose = Purpose::Apply(apply);
+                let (op, extent, data) = (header.op, header.extent, frame.data);
+                array.ios.push(Io {
+                    purpose,
+                    op,
+                    extent,
+                    data,
+                    expected: 0,
+                    edges: None,
+                    result: None,
+                    found: None,
+                });
+            }
+            VolumeAction::Discard { apply } => {
+                array.applies.remove(&apply).ok_or("discarded without payload")?;
+            }
+            VolumeAction::Acknowledge { lane, session, sequence, result } => {
+                self.send(side, lane, Message::Ack(session, sequence, result));
+            }
+            VolumeAction::Poke => self.control(side),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, side: usize, lane: LaneId, message: Message) {
+        if !self.arrays[side].isolated && !self.arrays[1 - side].isolated {
+            self.lanes[usize::from(lane.0)][side].push_back(message);
+        }
+    }
+
+    fn answered(&mut self, side: usize, command: CommandId, outcome: Outcome) -> Result<(), String> {
+        let payload = self.arrays[side].payloads.get_mut(&command).filter(|payload| !payload.answered);
+        let payload = payload.ok_or("answered twice")?;
+        payload.answered = true;
+        let record = &mut self.history.records[payload.record];
+        match outcome {
+            Outcome::Good | Outcome::Miscompare { .. } => {
+                record.done = Some(self.now);
+                record.found.clone_from(&payload.read);
+                if matches!(outcome, Outcome::Miscompare { .. }) {
+                    record.effect = Effect::Read;
+                    if record
+                        .blocks
+                        .iter()
+                        .all(|lba| payload.read.as_ref().is_some_and(|read| read[lba] == payload.expected))
+                    {
+                        return Err("equal, and called different".into());
+                    }
+                }
+            }
+            Outcome::Aborted => record.killed = true,
+            // A refused or failed write may have taken effect, and nobody knows when.
+            Outcome::Refused(_) | Outcome::NoSpace | Outcome::ReadError | Outcome::WriteError => {}
+        }
+        self.release(side, command);
+        Ok(())
+    }
+
+    /// Answer and end may be carried out by different threads, in either order.
+    fn release(&mut self, side: usize, command: CommandId) {
+        let payloads = &mut self.arrays[side].payloads;
+        if payloads.get(&command).is_some_and(|payload| payload.answered && payload.freed) {
+            payloads.remove(&command);
+            self.call(side, |volume, _, _| volume.release(command));
+        }
+    }
+
+    fn run_io(&mut self, side: usize) {
+        let array = &mut self.arrays[side];
+        if array.ios.is_empty() {
+            return;
+        }
+        let at = self.random.below(array.ios.len());
+        let fault = if self.healing || !self.random.chance(100) {
+            None
+        } else if self.random.chance(2) {
+            Some(StoreResult::NoSpace)
+        } else {
+            Some(StoreResult::Failed)
+        };
+        let Some(io) = array.step_io(at, fault, &mut self.random) else { return };
+        let result = io.result.unwrap_or(StoreResult::Failed);
+        if self.trace {
+            eprintln!("{:6} {side} done {:?} {result:?}", self.now, io.purpose);
+        }
+        match io.purpose {
+            Purpose::Command(command) | Purpose::Compare(command) => {
+                if let (Some(found), Some(payload)) = (io.found, array.payloads.get_mut(&command)) {
+                    payload.read = Some(found);
+                }
+                self.call(side, |volume, cx, out| volume.local_done(command, result, cx, out));
+            }
+            Purpose::Apply(apply) => {
+                self.call(side, |volume, cx, out| volume.applied(apply, result, cx, out));
+            }
+            Purpose::Copy { copy, lane, header } => {
+                let found = io.found.unwrap_or_default();
+                let parts = 1 + u32::try_from(self.random.below(3)).unwrap();
+                let step = header.extent.blocks.div_ceil(u64::from(parts)).next_multiple_of(8);
+                let mut frames = 0;
+                let mut lba = header.extent.lba;
+                while lba < header.extent.end() {
+                    let extent = Extent::new(lba, step.min(header.extent.end() - lba));
+                    let data = found.range(lba..extent.end()).map(|(lba, value)| (*lba, *value)).collect();
+                    let header = header.copy_frame(frames, Op::Write, extent);
+                    self.send(side, lane, Message::Data(lane, Frame { header, data }));
+                    frames += 1;
+                    lba = extent.end();
+                }
+                self.call(side, |volume, cx, out| volume.copy_sent(copy, Ok(frames), cx, out));
+            }
+        }
+    }
+
+    fn deliver(&mut self, side: usize) {
+        let stale = self.random.chance(if self.healing { 4 } else { 12 }) && !self.stale.is_empty();
+        let message = if stale {
+            let at = self.random.below(self.stale.len());
+            let (from, queue) = &mut self.stale[at];
+            let message = queue.pop_front().map(|message| (*from, message));
+            if message.is_none() {
+                self.stale.swap_remove(at);
+            }
+            message
+        } else {
+            let lane = self.random.below(LANES);
+            self.lanes[lane][side].pop_front().map(|message| (side, message))
+        };
+        let Some((from, message)) = message else { return };
+        let to = 1 - from;
+        if self.arrays[to].frozen {
+            return; // lost with its connection, which will be found broken
+        }
+        match message {
+            Message::Data(lane, frame) => {
+                let header = frame.header;
+                let id = self.call(to, |volume, cx, out| volume.receive(lane, header, cx, out));
+                if let Some(id) = id {
+                    // The shell stores the payload before another thread can see the action.
+                    self.arrays[to].applies.insert(id, frame);
+                }
+            }
+            Message::Ack(session, sequence, result) => {
+                self.call(to, |volume, cx, out| volume.mirror_acked(session, sequence, result, cx, out));
+            }
+        }
+    }
+
+    fn write_map(&mut self, side: usize) {
+        let array = &mut self.arrays[side];
+        let Some((generation, pages)) = array.map_write.take() else { return };
+        if self.random.chance(30) && !self.healing {
+            for page in &pages {
+                array.write_page(page, Some(&mut self.random));
+            }
+            return self.call(side, |volume, cx, out| volume.map_failed(generation, cx, out));
+        }
+        for page in &pages {
+            array.write_page(page, None);
+        }
+        self.call(side, |volume, cx, out| volume.map_durable(generation, cx, out));
+    }
+
+    fn abort(&mut self, side: usize) {
+        let ids: Vec<CommandId> = self.arrays[side].payloads.keys().copied().collect();
+        if !ids.is_empty() {
+            let id = ids[self.random.below(ids.len())];
+            self.call(side, |volume, cx, out| volume.abort(id, cx, out));
+        }
+    }
+
+    fn fault(&mut self, side: usize) {
+        let primary = index(self.chosen.primary);
+        match self.random.below(36) {
+            0..=3 => {
+                self.say(|| "lane lost".into());
+                let lane = self.random.below(LANES);
+                self.cut_lane(lane);
+                let lost = LaneId(u16::try_from(lane).unwrap());
+                for side in [0, 1] {
+                    let ends = self.call(side, |volume, _, _| volume.lane_lost(lost));
+                    if ends || self.random.chance(3) {
+                        self.close_session(side);
+                    } else {
+                        self.call(side, |volume, cx, out| volume.lane_up(lost, cx, out));
+                    }
+                }
+            }
+            4..=6 => self.close_session(side),
+            7 | 8 => {
+                self.arrays[side].isolated ^= true;
+                self.arrays[side].frozen = self.arrays[side].isolated && self.random.chance(2);
+                let isolated = self.arrays[side].isolated;
+                self.say(|| format!("{side} isolated: {isolated}"));
+                for lane in 0..LANES {
+                    self.cut_lane(lane);
+                }
+            }
+            9 | 10 => {
+                self.say(|| format!("crash {side}"));
+                for lane in 0..LANES {
+                    self.cut_lane(lane);
+                }
+                self.stale.retain(|(from, _)| *from == side);
+                self.arrays[side].crash(&mut self.random);
+                if self.random.chance(3) {
+                    self.restart(side);
+                }
+            }
+            11..=15 => {
+                let array = &mut self.arrays[primary];
+                if array.known == self.chosen && self.chosen.in_sync == InSync::Both && !array.switching {
+                    array.switching = array.volume.is_some();
+                    let hold_until = Time::from_millis(self.now + 300);
+                    let lease_end = array.lease_end;
+                    let tenure = self.chosen.tenure();
+                    self.say(|| "switching".into());
+                    let gate = Gate { tenure, mode: Mode::Draining, lease_end, hold_until };
+                    self.call(primary, |volume, cx, out| volume.set_gate(gate, cx, out));
+                }
+            }
+            16 => {
+                let copies = u32::try_from(self.random.below(3)).unwrap();
+                self.call(side, |volume, cx, out| volume.set_copies(copies, cx, out));
+            }
+            17 => {
+                // The gate is held for a while, then opens again by itself.
+                let hold_until = Time::from_millis(self.now + 30);
+                if let Some(volume) = &self.arrays[primary].volume
+                    && !self.arrays[primary].switching
+                {
+                    let gate = Gate { mode: Mode::Held, hold_until, ..volume.gate() };
+                    self.call(primary, |volume, cx, out| volume.set_gate(gate, cx, out));
+                }
+            }
+            18 => {
+                if let Some(volume) = &self.arrays[primary].volume
+                    && !self.arrays[primary].switching
+                {
+                    let gate = Gate { mode: Mode::Closed, ..volume.gate() };
+                    self.call(primary, |volume, cx, out| volume.set_gate(gate, cx, out));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The connection is made anew; what it held may still arrive, late.
+    fn cut_lane(&mut self, lane: usize) {
+        for from in [0, 1] {
+            let queue = core::mem::take(&mut self.lanes[lane][from]);
+            if !queue.is_empty() {
+                self.stale.push((from, queue));
+            }
+        }
+    }
+
+    fn close_session(&mut self, side: usize) {
+        self.arrays[side].session = None;
+        self.arrays[side].hello = None;
+        self.call(side, |volume, cx, out| volume.close_session(cx, out));
+    }
+
+    fn restart(&mut self, side: usize) {
+        self.say(|| format!("restart {side}"));
+        let cx = self.cx();
+        self.arrays[side].restart(Self::geometry(), Self::limits(), cx);
+        self.arrays[side].dispatch(&mut self.random);
+        // Connections of the former life are gone on both ends.
+        for lane in 0..LANES {
+            self.cut_lane(lane);
+        }
+        self.stale.retain(|(from, _)| *from == side);
+    }
+
+    fn learn(&mut self, side: usize) {
+        let chosen = self.chosen;
+        let array = &mut self.arrays[side];
+        if array.known == chosen || array.volume.is_none() {
+            return;
+        }
+        if self.trace {
+            eprintln!("{:6} {side} learns {chosen:?}", self.now);
+        }
+        array.known = chosen;
+        array.vote = None;
+        array.switching = false;
+        if chosen.in_sync == InSync::Primary || chosen.primary != array.side {
+            array.session = None;
+            array.hello = None;
+        }
+        self.call(side, |volume, cx, out| volume.learned(&chosen, cx, out));
+    }
+
+    fn choose(&mut self, primary: Side, in_sync: InSync) {
+        let epoch = Epoch(self.chosen.epoch.0 + 1);
+        let tenure_epoch = if primary == self.chosen.primary { self.chosen.tenure_epoch } else { epoch };
+        self.chosen = Config { epoch, tenure_epoch, primary, in_sync, ..self.chosen };
+        let chosen = self.chosen;
+        self.say(|| format!("chosen {primary} {in_sync:?} epoch {}", chosen.epoch.0));
+        if in_sync == InSync::Both {
+            self.in_sync_boots = [self.arrays[0].boot, self.arrays[1].boot];
+        }
+    }
+
+    fn control(&mut self, side: usize) {
+        if self.arrays[side].volume.is_none() {
+            if self.healing || !self.random.chance(3) {
+                self.restart(side);
+            }
+            return;
+        }
+        if self.arrays[side].isolated {
+            if self.random.chance(4) && self.arrays[side].lease_end < Time::from_millis(self.now) {
+                let tenure = self.arrays[side].known.tenure();
+                self.call(side, |volume, cx, out| volume.set_gate(Gate::closed(tenure), cx, out));
+            }
+            if self.random.chance(3) {
+                self.arrays[side].isolated = false;
+            }
+            return;
+        }
+        self.learn(side);
+        if self.chosen.primary == self.arrays[side].side {
+            self.act_as_primary(side);
+        } else {
+            self.act_as_secondary(side);
+        }
+    }
+
+    fn status(&self, side: usize) -> Status {
+        self.arrays[side].volume.as_ref().map(Volume::status).unwrap_or_default()
+    }
+
+    fn reachable(&self, side: usize) -> bool {
+        self.arrays[side].volume.is_some() && !self.arrays[side].isolated
+    }
+
+    fn act_as_secondary(&mut self, side: usize) {
+        let other = 1 - side;
+        let gone = !self.reachable(other);
+        let over = self.arrays[other].lease_end < Time::from_millis(self.now);
+        if gone && over && self.chosen.in_sync == InSync::Both && self.random.chance(3) {
+            self.choose(self.arrays[side].side, InSync::Primary);
+            self.learn(side);
+            self.act_as_primary(side);
+        }
+    }
+
+    fn open_gate(&mut self, side: usize) {
+        let needs = self.chosen.in_sync == InSync::Both || self.arrays[side].vote.is_some();
+        let (mode, lease_end) = if needs {
+            (Mode::Both, Time::from_millis(self.now) + LEASE)
+        } else {
+            (Mode::Alone, Time::FOREVER)
+        };
+        self.arrays[side].lease_end = lease_end;
+        let gate = Gate { tenure: self.chosen.tenure(), mode, lease_end, hold_until: Time::ZERO };
+        self.call(side, |volume, cx, out| volume.set_gate(gate, cx, out));
+    }
+
+    fn act_as_primary(&mut self, side: usize) {
+        let me = self.arrays[side].side;
+        let other = 1 - side;
+        let both = self.chosen.in_sync == InSync::Both;
+        let status = self.status(side);
+        if self.arrays[side].switching {
+            return self.drive_switch(side);
+        }
+        // Rule 5 is the core's: whatever the gate says, nothing starts before older I/O has ended.
+        if self.random.chance(2) {
+            self.open_gate(side);
+        }
+        if let Some(vote) = self.arrays[side].vote {
+            if self.random.chance(3) {
+                self.choose(vote.primary, vote.in_sync);
+                self.learn(side);
+                self.open_gate(side);
+            }
+            return;
+        }
+        if status.peer_refused || (status.peer_failed && !both) {
+            return self.close_session(side);
+        }
+        if both && status.store_failed && self.reachable(other) {
+            let tenure = self.chosen.tenure();
+            let hold_until = Time::from_millis(self.now + 100);
+            let gate = Gate { tenure, mode: Mode::Held, lease_end: Time::ZERO, hold_until };
+            self.call(side, |volume, cx, out| volume.set_gate(gate, cx, out));
+            self.learn(other);
+            self.choose(me.other(), InSync::Primary);
+            self.learn(side);
+            return;
+        }
+        let late = status.oldest_unacked.is_some_and(|at| at + MIRROR_TIMEOUT < Time::from_millis(self.now));
+        if late {
+            self.close_session(side);
+        }
+        let broken = self.arrays[side].session.is_none() && !self.reachable(other);
+        if both && (status.peer_failed || status.store_failed || (broken && self.random.chance(4))) {
+            return self.drop_peer(side);
+        }
+        if self.arrays[side].session.is_none() {
+            return self.greet(side);
+        }
+        if !both && status.dirty_regions == 0 && self.call(side, |volume, _, _| volume.try_join()) {
+            if self.random.chance(4) {
+                return self.call(side, |volume, cx, out| volume.cancel_join(cx, out));
+            }
+            let epoch = Epoch(self.chosen.epoch.0 + 1);
+            let vote = Config { epoch, in_sync: InSync::Both, ..self.chosen };
+            self.arrays[side].vote = Some(vote);
+            self.say(|| format!("{side} votes to join"));
+            self.open_gate(side);
+            if self.random.chance(2) {
+                // The witness accepted: chosen, though the primary does not know it yet.
+                self.choose(vote.primary, vote.in_sync);
+            }
+        }
+    }
+
+    fn drop_peer(&mut self, side: usize) {
+        self.close_session(side);
+        self.choose(self.arrays[side].side, InSync::Primary);
+        self.learn(side);
+        self.open_gate(side);
+    }
+
+    /// The hello: taken by the secondary at once, answered when it has drained.
+    fn greet(&mut self, side: usize) {
+        let other = 1 - side;
+        if !self.reachable(other) {
+            return;
+        }
+        self.learn(other);
+        let boot = self.arrays[other].boot;
+        if self.chosen.in_sync == InSync::Both && self.in_sync_boots[other] != boot {
+            return self.drop_peer(side);
+        }
+        let array = &mut self.arrays[side];
+        let id = *array.hello.get_or_insert_with(|| {
+            array.counter += 1;
+            SessionId { boot: array.boot, counter: array.counter }
+        });
+        let tenure = self.chosen.tenure();
+        if !self.call(other, |volume, cx, out| volume.accept_session(tenure, id, cx, out)) {
+            return;
+        }
+        let mut dirty = Vec::new();
+        self.call(other, |volume, _, _| volume.dirty_runs(&mut dirty));
+        self.arrays[side].hello = None;
+        self.arrays[side].session = Some(id);
+        self.say(|| format!("{side} opens {id:?}, peer dirty {dirty:?}"));
+        let lanes = [LaneId(0), LaneId(1)];
+        self.call(side, |volume, cx, out| volume.open_session(id, &lanes, &dirty, cx, out));
+    }
+
+    fn drive_switch(&mut self, side: usize) {
+        let other = 1 - side;
+        let ready = self.arrays[side].session.is_some()
+            && self.reachable(other)
+            && self.status(side).in_flight == 0
+            && self.in_sync_boots[other] == self.arrays[other].boot;
+        if ready && self.call(side, |volume, cx, out| volume.clear_activity(cx, out)) {
+            self.learn(other);
+            self.choose(self.arrays[side].side.other(), InSync::Both);
+            self.learn(side);
+        } else if self.random.chance(10) {
+            self.arrays[side].switching = false;
+            self.open_gate(side);
+        }
+    }
+}
