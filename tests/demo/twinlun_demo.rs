@@ -25,7 +25,10 @@ const LOAD: Duration = Duration::from_secs(4);
 const RATE: &str = "2000";
 
 #[derive(Debug, Parser)]
-#[command(name = "scripts/demo", about = "One LUN, two arrays, a witness, and a host that lives through the loss of an array")]
+#[command(
+    name = "scripts/demo",
+    about = "One LUN, two arrays, a witness, and a host that lives through the loss of an array"
+)]
 struct Arguments {
     /// One object with the figures instead of the story.
     #[arg(long)]
@@ -61,7 +64,8 @@ fn main() -> ExitCode {
             } else {
                 figures.print();
             }
-            let nothing_wrong = figures.lost + figures.stale + figures.io_errors == 0 && figures.acknowledged > 0;
+            let nothing_wrong =
+                figures.lost + figures.stale + figures.io_errors == 0 && figures.acknowledged > 0;
             if nothing_wrong { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
@@ -84,7 +88,11 @@ impl Story {
 
 fn play(arguments: &Arguments) -> io::Result<Figures> {
     let story = Story { begin: Instant::now() };
-    let plan = site::demo_plan(&arguments.repository.join("target-config"), &arguments.binaries, &arguments.directory)?;
+    let plan = site::demo_plan(
+        &arguments.repository.join("target-config"),
+        &arguments.binaries,
+        &arguments.directory,
+    )?;
     let portals: Vec<String> = [Node::A, Node::B].iter().filter_map(|node| plan.portal(*node)).collect();
     story.tell("starting array A, array B and the witness on loopback, and making a mirrored LUN");
     let mut site = Site::start(plan)?;
@@ -96,11 +104,16 @@ fn play(arguments: &Arguments) -> io::Result<Figures> {
 }
 
 fn act(arguments: &Arguments, story: &Story, site: &mut Site, portals: &[String]) -> io::Result<Figures> {
-    site.wait("both arrays in sync", READY_LIMIT, |site| Ok(site.status(Node::A)?.in_sync && site.status(Node::B)?.in_sync))?;
-    let mut host = Outside::start(host_command(&arguments.binaries, portals, site)?)?;
+    site.wait("both arrays in sync", READY_LIMIT, |site| {
+        Ok(site.status(Node::A)?.in_sync && site.status(Node::B)?.in_sync)
+    })?;
+    let mut host = Outside::start(host_command(&arguments.binaries, portals))?;
     host.wait_ready(2, READY_LIMIT)?;
     let status = host.status()?;
-    story.tell(&format!("the host sees LUN {} over both arrays; A is active, B stands by", text(&status, "naa")));
+    story.tell(&format!(
+        "the host sees LUN {} over both arrays; A is active, B stands by",
+        text(&status, "naa")
+    ));
     host.order("run")?;
     std::thread::sleep(LOAD);
 
@@ -124,7 +137,9 @@ fn act(arguments: &Arguments, story: &Story, site: &mut Site, portals: &[String]
     site.process(Node::B)?.start()?;
     site.wait("both arrays in sync again", READY_LIMIT * 2, |site| {
         let b = site.status(Node::B)?;
-        Ok(b.in_sync && matches!(b.role, Role::Secondary | Role::SecondaryRev) && site.status(Node::A)?.in_sync)
+        Ok(b.in_sync
+            && matches!(b.role, Role::Secondary | Role::SecondaryRev)
+            && site.status(Node::A)?.in_sync)
     })?;
     figures.resync_bytes = site.resync_bytes(Node::A)?.saturating_sub(before);
     std::thread::sleep(LOAD / 2);
@@ -150,15 +165,14 @@ fn act(arguments: &Arguments, story: &Story, site: &mut Site, portals: &[String]
     Ok(figures)
 }
 
-fn host_command(binaries: &Path, portals: &[String], site: &Site) -> io::Result<Command> {
+fn host_command(binaries: &Path, portals: &[String]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(binaries.join("examples/twinlun-host"));
     for portal in portals {
         command.args(["--portal", portal]);
     }
-    let (initiator, lun) = site.demo_host()?;
-    command.args(["--initiator", &initiator, "--lun", &lun.to_string(), "--rate", RATE]);
-    Ok(command)
+    command.args(["--initiator", site::DEMO_IQN, "--lun", site::DEMO_LUN, "--rate", RATE]);
+    command
 }
 
 fn gap(phase: &Value) -> u64 {
@@ -189,7 +203,10 @@ impl Figures {
             ("longest pause: switchover", seconds(self.switchover_gap_ms)),
             ("longest pause: active array killed", seconds(self.failover_gap_ms)),
             ("longest pause: array returns", seconds(self.return_gap_ms)),
-            ("copied to the array that returned", format!("{:.1} MiB", self.resync_bytes as f64 / f64::from(1 << 20))),
+            (
+                "copied to the array that returned",
+                format!("{:.1} MiB", self.resync_bytes as f64 / f64::from(1 << 20)),
+            ),
             ("blocks read back through A / B", format!("{} / {}", self.checked[0], self.checked[1])),
         ];
         println!();

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 pub const OUTSIDE_IQN: &str = "iqn.2026-11.lab.twinlun:outside";
 pub const OUTSIDE_LUN: u8 = 3;
+/// As target-config/objects.toml has them.
+pub const DEMO_IQN: &str = "iqn.2026-11.lab.twinlun:host";
+pub const DEMO_LUN: &str = "1";
 pub const BENCH_IQN: &str = "iqn.2026-11.lab.twinlun:bench";
 pub const BENCH_LUN: u8 = 1;
 
@@ -60,7 +63,7 @@ fn part(node: Node, directory: &Path, namespace: Option<String>, address: &Addre
         log: directory.join(format!("{}.log", node.name())),
         management: address.management(node),
         portal: address.portal(node),
-        iqn: String::from("iqn.2026-11.lab.twinlun:array-") + node.name(),
+        iqn: String::from("iqn.2026-11.io.twinlun:array-") + node.name(),
     })
 }
 
@@ -73,6 +76,8 @@ struct Addresses {
     management: [String; 2],
     witness: String,
     pair: bool,
+    /// More keys of `[array]`.
+    array_keys: &'static str,
 }
 
 impl Addresses {
@@ -87,26 +92,33 @@ impl Addresses {
 
 fn array_toml(node: Node, own: &Path, address: &Addresses) -> String {
     let (me, other) = if node == Node::B { (1, 0) } else { (0, 1) };
-    let name = ["array-a", "array-b"];
+    let names = ["array-a", "array-b"];
     let mut text = format!(
-        "name = \"{}\"\nside = \"{}\"\ndata_dir = \"{}\"\nportals = [\"{}\"]\n\n[management]\nlisten = \"{}\"\n",
-        name[me],
+        "[array]\nname = \"{}\"\nside = \"{}\"\ndata_dir = \"{}\"\n{}\n[portal]\nlisten = [\"{}\"]\n\n[management]\nlisten = \"{}\"\n",
+        names[me],
         node.name(),
         own.display(),
+        address.array_keys,
         address.portal[me],
         address.management[me],
     );
     if address.pair {
         text += &format!(
-            "\n[replication]\nlisten = \"{}\"\npeer = \"{}\"\nallow_plaintext = true\n\n[witness]\naddress = \"{}\"\nallow_plaintext = true\n",
-            address.replication[me], address.replication[other], address.witness
+            "\n[peer]\nname = \"{}\"\nlisten = \"{}\"\naddress = \"{}\"\nallow_plaintext = true\n",
+            names[other], address.replication[me], address.replication[other]
         );
+        text += &format!("\n[witness]\naddress = \"{}\"\nallow_plaintext = true\n", address.witness);
     }
     text
 }
 
 fn witness_toml(own: &Path, address: &Addresses) -> String {
-    format!("data_dir = \"{}\"\nlisten = \"{}\"\nallow_plaintext = true\n", own.display(), address.witness)
+    format!(
+        "[witness]\nname = \"witness\"\nlisten = \"{}\"\ndata_dir = \"{}\"\nrun_dir = \"{}\"\nallow_plaintext = true\n",
+        address.witness,
+        own.display(),
+        own.join("run").display()
+    )
 }
 
 /// The lab: each process in its namespace, one address per plane.
@@ -120,9 +132,10 @@ pub fn lab_plan(
     let address = Addresses {
         portal: both(0, 3260),
         replication: both(1, 5785),
-        management: [String::from("127.0.0.1:8080"), String::from("127.0.0.1:8080")],
+        management: [String::from("127.0.0.1:8008"), String::from("127.0.0.1:8008")],
         witness: format!("{}:5786", ip(Node::Witness, 2)),
         pair: true,
+        array_keys: "",
     };
     fs::create_dir_all(directory)?;
     let mut parts = Vec::new();
@@ -157,6 +170,7 @@ pub fn bench_plan(program: &Path, directory: &Path, pair: bool) -> io::Result<Pl
         management: [next()?, next()?],
         witness: next()?,
         pair,
+        array_keys: "",
     };
     let nodes: &[Node] = if pair { &[Node::Witness, Node::A, Node::B] } else { &[Node::A] };
     let parts =
@@ -172,3 +186,62 @@ pub fn bench_plan(program: &Path, directory: &Path, pair: bool) -> io::Result<Pl
 }
 
 const BENCH_OBJECTS: &str = "";
+
+/// The demo: the files of `target-config` as they are, copied to where their data may lie.
+pub fn demo_plan(target_config: &Path, binaries: &Path, directory: &Path) -> io::Result<Plan> {
+    let mut parts = Vec::new();
+    for (node, name) in [(Node::Witness, "witness"), (Node::A, "array-a"), (Node::B, "array-b")] {
+        let file = format!("{name}.toml");
+        let configuration = directory.join(&file);
+        let text = fs::read_to_string(target_config.join(&file))?;
+        create(&configuration, &text)?;
+        let table: toml::Table =
+            text.parse().map_err(|error| io::Error::other(format!("{file}: {error}")))?;
+        let mut listening = Vec::new();
+        for (section, key) in
+            [("portal", "listen"), ("peer", "listen"), ("witness", "listen"), ("management", "listen")]
+        {
+            match table.get(section).and_then(|section| section.get(key)) {
+                Some(toml::Value::String(address)) => listening.push(address.clone()),
+                Some(toml::Value::Array(list)) => {
+                    listening.extend(list.iter().filter_map(|a| a.as_str().map(str::to_owned)))
+                }
+                _ => {}
+            }
+        }
+        for address in &listening {
+            TcpListener::bind(address).map_err(|error| {
+                io::Error::other(format!("{file} asks for {address}, which cannot be had ({error}); end what listens there, or change the file"))
+            })?;
+        }
+        let first = |section: &str| {
+            let value = table.get(section).and_then(|section| section.get("listen"))?;
+            value.as_str().or_else(|| value.get(0)?.as_str()).map(str::to_owned)
+        };
+        parts.push(Part {
+            node,
+            namespace: None,
+            configuration,
+            data: vec![directory.join(format!("{name}.data"))],
+            log: directory.join(format!("{name}.log")),
+            management: first("management").unwrap_or_default(),
+            portal: first("portal").unwrap_or_default(),
+            iqn: format!("iqn.2026-11.io.twinlun:{name}"),
+        });
+    }
+    let objects = directory.join("objects.toml");
+    fs::copy(target_config.join("objects.toml"), &objects)?;
+    Ok(Plan {
+        program: binaries.join("twinlun"),
+        parts,
+        objects,
+        group: Some(String::from("demo")),
+        directory: directory.to_owned(),
+    })
+}
+
+impl Plan {
+    pub fn portal(&self, node: Node) -> Option<String> {
+        self.parts.iter().find(|part| part.node == node).map(|part| part.portal.clone())
+    }
+}

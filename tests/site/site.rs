@@ -4,7 +4,9 @@
 mod plan;
 mod process;
 
-pub use plan::{BENCH_IQN, BENCH_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, lab_plan};
+pub use plan::{
+    BENCH_IQN, BENCH_LUN, DEMO_IQN, DEMO_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, demo_plan, lab_plan,
+};
 pub use process::Process;
 
 use serde_json::Value;
@@ -208,6 +210,27 @@ impl Site {
     pub fn switch_over(&mut self, from: Node) -> io::Result<()> {
         let group = self.plan.group.clone().unwrap_or_default();
         self.cli(from, &["setrcopygroup", "switchover", &group]).map(|_| ())
+    }
+
+    /// Waits until `holds`, which may fail while a process is coming up.
+    pub fn wait(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut holds: impl FnMut(&mut Self) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let last = holds(self);
+            if matches!(last, Ok(true)) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let why = last.err().map_or(String::new(), |error| format!(" ({error})"));
+                return Err(io::Error::other(format!("not within {} s: {what}{why}", limit.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Portal and target name of the array that serves.
