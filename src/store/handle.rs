@@ -77,10 +77,16 @@ impl Handle {
         &self.inner.file
     }
 
-    /// Whether requests are carried out in line (files in memory): their futures are ready at the
-    /// first poll.
+    /// Every read, write and comparison is over when its future is first polled (files in memory).
     pub fn is_inline(&self) -> bool {
         self.inner.io.is_inline()
+    }
+
+    /// [`Handle::execute`] of this request is over when its future is first polled: as
+    /// [`Handle::is_inline`], but for large holes, which are punched elsewhere.
+    pub fn is_inline_for(&self, request: Request) -> bool {
+        let punches = matches!(request.op, Op::Unmap | Op::WriteZeroes | Op::WriteSame);
+        self.is_inline() && (!punches || request.extent.bytes() <= engine::PUNCH_INLINE_MAX)
     }
 
     fn holds(&self, extent: Extent) -> bool {

@@ -537,3 +537,32 @@ fn block_devices_agree_with_memory() {
         assert_eq!(align, u64::from(sector), "the read-modify-write was not what was tested");
     }
 }
+
+/// The volume's shell polls once what it is told is done in line.
+#[test]
+fn in_line_means_over_at_the_first_poll() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    const SIZE: u64 = 64 << 20;
+    let file = DataFile::create(&dir.path().join("v"), ID, SIZE, Engine::Ring).unwrap();
+    Runtime::new(Engine::Ring).unwrap().block_on(async {
+        let handle = file.handle().unwrap();
+        for blocks in [1, 8, 2048, 8192, 8200, SIZE / 512] {
+            let extent = Extent::new(0, blocks);
+            for op in [Op::Write, Op::WriteSame, Op::Unmap, Op::WriteZeroes, Op::Flush, Op::Read] {
+                let data = match op {
+                    Op::Write => Buffer::zeroed(extent.bytes() as usize),
+                    Op::WriteSame => Buffer::zeroed(512),
+                    _ => Buffer::empty(),
+                };
+                let request = Request { op, extent };
+                let mut future = std::pin::pin!(handle.execute(request, &data, Durability::Stable));
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                let over = future.as_mut().poll(&mut context).is_ready();
+                assert!(over || !handle.is_inline_for(request), "{request:?}");
+                if !over {
+                    assert_eq!(future.await, StoreResult::Done);
+                }
+            }
+        }
+    });
+}

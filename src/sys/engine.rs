@@ -50,6 +50,9 @@ fn io_uring_probe() -> io::Result<()> {
     tokio_uring::Runtime::new(tokio_uring::builder().entries(8)).map(drop)
 }
 
+/// Longest hole that a file in memory gets in line: longer ones would hold the thread up.
+pub const PUNCH_INLINE_MAX: u64 = 4 << 20;
+
 /// A data thread's own handle of a file.
 #[derive(Debug)]
 pub struct Handle {
@@ -126,7 +129,8 @@ impl Handle {
         self.raw.direct()
     }
 
-    /// Every call is done at once on the calling thread.
+    /// Every call is done at once on the calling thread, but for `punch` of more than
+    /// [`PUNCH_INLINE_MAX`].
     pub fn is_inline(&self) -> bool {
         matches!(self.way, Way::Inline)
     }
@@ -224,11 +228,9 @@ impl Handle {
     }
 
     async fn punch_untraced(&self, offset: u64, len: u64) -> io::Result<bool> {
-        // What a memory file system frees in line without holding the thread up.
-        const INLINE_MAX: u64 = 4 << 20;
         let raw = Arc::clone(&self.raw);
         match &self.way {
-            Way::Inline if len <= INLINE_MAX => raw.punch(offset, len),
+            Way::Inline if len <= PUNCH_INLINE_MAX => raw.punch(offset, len),
             Way::Inline | Way::Pool => pool::run(move || raw.punch(offset, len)).await?,
             Way::Ring { file, .. } => {
                 let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -104,7 +104,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                     volume.local_done(command, StoreResult::Done, Some(data), next);
                     return;
                 }
-                run(volume, &handle, next, |volume, handle| async move {
+                run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
                     let (result, data) = match handle.read(request.extent).await {
                         Ok(data) => (StoreResult::Done, Some(data)),
                         Err(failed) => (failed, None),
@@ -113,7 +113,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 });
                 return;
             }
-            run(volume, &handle, next, |volume, handle| async move {
+            run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
                 let result = handle.execute(request, &data, Durability::Stable).await;
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
@@ -123,7 +123,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 volume.local_done(command, StoreResult::Failed, None, next);
                 return;
             };
-            run(volume, &handle, next, |volume, handle| async move {
+            run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
                 let result = handle.compare(request.extent, &data).await;
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
@@ -134,7 +134,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             let request = Request { op: header.op, extent: header.extent };
-            run(volume, &handle, next, |volume, handle| async move {
+            run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
                 let result = handle.execute(request, &data, Durability::Stable).await;
                 move |effects: &mut Effects| volume.applied(apply, result, effects)
             });
@@ -144,7 +144,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 volume.copy_sent(copy, Err(CopyFailed), next);
                 return;
             };
-            run(volume, &handle, next, |volume, handle| async move {
+            run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
                 let frames = send_region(group, volume.id(), &handle, &out, header).await;
                 move |effects: &mut Effects| volume.copy_sent(copy, frames, effects)
             });
@@ -152,15 +152,20 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
     }
 }
 
-/// Runs a piece of I/O: in line when it is done at once (files in memory), else as a task of this
+/// Runs a piece of I/O: `inline` when it is done at once (files in memory), else as a task of this
 /// thread. `io` ends in the call that tells the core.
-fn run<F, D>(volume: &Volume, handle: &Handle, next: &mut Effects, io: impl FnOnce(Volume, Handle) -> F)
-where
+fn run<F, D>(
+    volume: &Volume,
+    handle: &Handle,
+    inline: bool,
+    next: &mut Effects,
+    io: impl FnOnce(Volume, Handle) -> F,
+) where
     F: Future<Output = D> + 'static,
     D: FnOnce(&mut Effects) + 'static,
 {
     let future = io(volume.clone(), handle.clone());
-    if handle.is_inline() {
+    if inline {
         let mut future = pin!(future);
         let mut context = task::Context::from_waker(task::Waker::noop());
         match future.as_mut().poll(&mut context) {
