@@ -566,3 +566,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
