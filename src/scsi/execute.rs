@@ -327,7 +327,7 @@ impl Device<'_> {
     fn arrived(&self, extent: Extent) -> Result<Extent, Sense> {
         let block = BLOCK as usize;
         let len = self.data.len().min(bytes_of(extent.blocks));
-        if len % block != 0 {
+        if !len.is_multiple_of(block) {
             return Err(Sense::WRONG_DATA_LENGTH);
         }
         Ok(Extent::new(extent.lba, (len / block) as u64))
