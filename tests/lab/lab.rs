@@ -298,6 +298,17 @@ impl Lab {
         Ok(())
     }
 
+    /// No host does anything until the row is over.
+    pub fn all_rest(&mut self) -> Result<(), Error> {
+        self.guest_rests()?;
+        Ok(self.outside()?.order("pause")?)
+    }
+
+    /// Resident memory in KiB, and CPU time so far in ticks of 10 ms.
+    pub fn usage(&mut self, node: Node) -> Result<(u64, u64), Error> {
+        Ok(self.site.process(node)?.usage()?)
+    }
+
     /// Only the raw device of the guest is written to from here on.
     pub fn only_raw(&mut self) -> Result<(), Error> {
         self.outside()?.order("pause")?;

@@ -44,16 +44,20 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 17] = [
+pub const ROWS: [Row; 22] = [
     row("F2", "all links between the arrays cut; both see the witness", Some((3_000, 3_000)), links_cut),
+    row("F3", "A loses the witness", Some((NO_GAP_ARRAY_MS, NO_GAP_HOST_MS)), primary_without_witness),
+    row("F4", "B loses the witness", Some((NO_GAP_ARRAY_MS, NO_GAP_HOST_MS)), secondary_without_witness),
     row("F5", "the witness dies", Some((NO_GAP_ARRAY_MS, NO_GAP_HOST_MS)), witness_dead),
     row("F6", "the primary's process is killed", Some((5_000, 8_000)), primary_killed),
+    row("F8", "the secondary's process is killed", Some((3_000, 3_000)), secondary_killed),
     row(
         "F9",
         "the primary is isolated, alive, and hosts still reach it",
         Some((5_000, 8_000)),
         primary_isolated,
     ),
+    row("F10", "the secondary is isolated", Some((3_000, 3_000)), secondary_isolated),
     row("F13", "links cut, the primary writes alone, then dies", None, stale_secondary),
     row("F15", "the primary is frozen past its lease, then wakes", Some((5_000, 8_000)), primary_frozen),
     row("F16", "both arrays die and return", None, both_killed),
@@ -74,6 +78,7 @@ pub const ROWS: [Row; 17] = [
     row("F32", "the secondary restarts within the timeouts", Some((3_000, 3_000)), secondary_restarts),
     row("DELTA", "after F6 the returning array copies less than 1 % of 10 GiB", None, delta),
     row("STALL", "all data threads stand still for 1 s, again and again: no change of epoch", None, stall),
+    row("IDLE", "an idle array takes no CPU and under 64 MiB", None, idle),
     row(
         "SATURATE",
         "10 minutes at full load change no epoch",
@@ -131,6 +136,43 @@ fn witness_dead(lab: &mut Lab) -> Result<(), Error> {
     let a = lab.status(Node::A)?;
     check(a.serves && a.in_sync, || format!("without the witness A does not go on in sync: {a:?}"))?;
     lab.start(Node::Witness)
+}
+
+/// The witness's leg of one array is cut: nothing may come of it.
+fn without_witness(lab: &mut Lab, node: Node) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.cut(node, Plane::Witness)?;
+    rest(Duration::from_secs(8));
+    let a = lab.status(Node::A)?;
+    check(a.serves && a.in_sync, || format!("A does not go on in sync: {a:?}"))?;
+    lab.heal_all()
+}
+
+fn primary_without_witness(lab: &mut Lab) -> Result<(), Error> {
+    without_witness(lab, Node::A)
+}
+
+fn secondary_without_witness(lab: &mut Lab) -> Result<(), Error> {
+    without_witness(lab, Node::B)
+}
+
+fn secondary_killed(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::B)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    lab.start(Node::B)
+}
+
+fn secondary_isolated(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.cut(Node::B, Plane::Replication)?;
+    lab.cut(Node::B, Plane::Witness)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    let b = lab.status(Node::B)?;
+    check(!b.serves, || format!("B serves though isolated: {b:?}"))?;
+    lab.heal_all()
 }
 
 fn taken_over(lab: &mut Lab) -> Result<(), Error> {
@@ -300,9 +342,41 @@ fn stall(lab: &mut Lab) -> Result<(), Error> {
     })
 }
 
+fn idle(lab: &mut Lab) -> Result<(), Error> {
+    const SECONDS: u64 = 20;
+    rest(SETTLE);
+    lab.all_rest()?;
+    // What the load left behind is cleared up first.
+    rest(Duration::from_secs(15));
+    for (node, cpu, memory) in
+        [(Node::A, "cpu_permille_a", "resident_kib_a"), (Node::B, "cpu_permille_b", "resident_kib_b")]
+    {
+        let (_, before) = lab.usage(node)?;
+        rest(Duration::from_secs(SECONDS));
+        let (resident_kib, after) = lab.usage(node)?;
+        // Ticks of 10 ms.
+        let permille = (after - before) * 10 / SECONDS;
+        lab.note(cpu, permille);
+        lab.note(memory, resident_kib);
+        check(permille <= 20, || {
+            format!("array {} takes {permille} per mille of a core when idle", node.name())
+        })?;
+        check(resident_kib < 64 << 10, || format!("array {} takes {resident_kib} KiB", node.name()))?;
+    }
+    Ok(())
+}
+
 fn saturate(lab: &mut Lab) -> Result<(), Error> {
     let before = lab.status(Node::A)?.epoch;
-    rest(Duration::from_secs(600));
+    rest(Duration::from_secs(300));
+    let (halfway, _) = lab.usage(Node::A)?;
+    rest(Duration::from_secs(300));
+    let (end, _) = lab.usage(Node::A)?;
+    lab.note("resident_kib_halfway", halfway);
+    lab.note("resident_kib_end", end);
+    check(end < halfway + halfway / 4 + (16 << 10), || {
+        format!("memory grows under load: {halfway} KiB, then {end} KiB")
+    })?;
     let after = lab.status(Node::A)?.epoch;
     check(before == after, || format!("load alone changed the epoch from {before} to {after}"))
 }
