@@ -73,6 +73,38 @@ pub enum Mutation {
     StoreFlushSkipped,
     /// A vote or map is reported durable without a flush.
     RecordFlushSkipped,
+    /// Rule 1: a lease counts from the receipt of its grant, not from the send of its question.
+    R1LeaseFromReceipt,
+    /// Rule 4: an array that is not in sync may be promoted.
+    R4StaleCopyPromoted,
+    /// Rule 12: a blank or foreign witness votes and grants.
+    R12BlankWitnessVotes,
+    /// Rule 16: a secondary whose boot nonce changed stays in sync.
+    R16BootNonceIgnored,
+    /// T1: the quorum is read from the value that it decides.
+    T1ValueDecidesQuorum,
+    /// T2: a proposer's own vote passes by its own lease promise.
+    T2OwnVoteIgnoresPromise,
+    /// T3: a primary serves on after its own vote named the other array.
+    T3ServesAfterVote,
+    /// T6: a witness restored from an older state keeps its incarnation.
+    T6RestoredKeepsIncarnation,
+    /// T7: re-enrol needs both arrays although one is alone (nobody serves for ever).
+    T7ReEnrolNeedsBoth,
+    /// T9: a new primary opens its gate before what it took as secondary is on its disk.
+    T9GateBeforeDrain,
+    /// T14: a primary that stops or whose disk fails can only switch over.
+    T14NoHandOver,
+    /// T16: a restarted primary that needs no lease serves without contact.
+    T16NoContactNeeded,
+    /// T18: the refusal for a running lease hits the primary's own vote.
+    T18OwnVoteRefused,
+    /// T19: a restarted voter forgets its promise.
+    T19PromiseForgotten,
+    /// T20: the own vote for *promote* comes first.
+    T20PromoteVotesFirst,
+    /// T21: a re-enrol vote is proposed again only through the witness it names.
+    T21ReEnrolWaitsForWitness,
 }
 
 #[cfg(feature = "testing")]

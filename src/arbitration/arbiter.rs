@@ -1,25 +1,650 @@
-//! One array's part in arbitration: voter, proposer, holder of leases.
+//! One array's part in arbitration of one group: voter, learner and holder of leases; what it
+//! proposes is in [`super::proposer`].
+//!
+//! Messages that tell of the register wait until the register is durable. Questions for leases do
+//! not: they name only what is durable already ("renewals need no disk").
 
-use super::VoterRecord;
+use std::collections::VecDeque;
 
-#[derive(Clone, Debug)]
-pub struct Arbiter {
-    record: VoterRecord,
-}
+use crate::mutation::{self, Mutation};
+use crate::time::{Duration, Now, Time};
 
-/// What the proposer must know of the world outside arbitration.
+use super::proposer::Proposer;
+use super::voter::{Identity, Learned, Register};
+use super::{
+    Body, Config, Connection, GroupId, InSync, Incarnation, Message, Promise, Quorum, Side, Tenure, Timers,
+    Transition, Vote, Voter, VoterRecord,
+};
+
+/// What the proposer must know of the world outside arbitration, as of this call. `group::Control`
+/// sets it before every call; each guard of ARBITRATION *guards* reads it again right before the
+/// own vote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Environment {}
+pub struct Environment {
+    /// What is wanted now; proposed as soon as its guard holds.
+    pub intent: Option<Transition>,
+    /// The peer answers heartbeats.
+    pub link_live: bool,
+    /// Commands are held for a switch over or hand over.
+    pub holding: bool,
+    /// *switch over*: session up, no command in flight, nothing recovering, own activity cleared
+    /// durably.
+    pub drained: bool,
+    /// *hand over*: not recovering after a restart, and majority or session up.
+    pub may_hand_over: bool,
+    /// *join*: `try_join` of every volume holds and the session it was asked in is up.
+    pub join_ready: bool,
+    /// *drop*: the session is closed on every volume (rules 11, 14).
+    pub session_closed: bool,
+    /// A write to `data_dir` hangs: no lease is asked for.
+    pub stalled: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ArbiterAction {}
+pub enum ArbiterAction {
+    Persist {
+        sequence: u64,
+        record: VoterRecord,
+    },
+    Send {
+        to: Voter,
+        connection: Connection,
+        message: Message,
+    },
+    /// Chosen by somebody; volumes and gate must follow before anything after this is carried out.
+    Learned {
+        old: Config,
+        new: Config,
+    },
+    Proposed {
+        transition: Option<Transition>,
+        round: u64,
+    },
+    /// Two overrides met.
+    Split,
+    /// The group has a tombstone now.
+    Removed,
+}
+
+/// A grant, counted from the send of its own question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Lease {
+    tenure: Tenure,
+    /// `None`: granted by the peer.
+    incarnation: Option<Incarnation>,
+    /// On the holder's clock.
+    end: Time,
+}
+
+/// A question for a lease, or a read, that is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Asked {
+    to: Voter,
+    connection: Connection,
+    number: u64,
+    /// On the holder's clock.
+    sent: Time,
+    /// On the grantor's clock.
+    at: Time,
+    tenure: Tenure,
+    lease: Duration,
+}
+
+/// What is known of another voter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Other {
+    pub connection: Option<Connection>,
+    /// The witness's, as told on this connection.
+    pub incarnation: Option<Incarnation>,
+    /// Send time of the newest answered question on the grantor clock.
+    pub heard: Option<Time>,
+    /// Its undecided vote for the epoch after the chosen one, as last told.
+    pub vote: Option<Vote>,
+    /// Its promise as last told, and when the question was sent.
+    promise: Option<(Promise, Time)>,
+}
+
+/// Messages held for the disk at most: each voter has at most a handful of exchanges under way.
+const OUTBOX_MAX: usize = 256;
+/// Questions remembered per voter: answers to older ones come too late to matter.
+const ASKED_MAX: usize = 16;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Arbiter {
+    pub(super) me: Side,
+    pub(super) group: GroupId,
+    pub(super) timers: Timers,
+    pub(super) register: Register,
+    /// This life began with a register read from disk.
+    pub(super) restarted: bool,
+    /// One round trip with the peer or the enrolled witness since (T16).
+    pub(super) contact: bool,
+    pub(super) began: Time,
+    /// Newest record handed out for writing, and up to which records are durable.
+    pub(super) sequence: u64,
+    pub(super) durable: u64,
+    /// The sequence that holds `chosen`.
+    chosen_sequence: u64,
+    outbox: VecDeque<(u64, Voter, Connection, Message)>,
+    pub(super) peer: Other,
+    pub(super) witness: Other,
+    peer_lease: Option<Lease>,
+    witness_lease: Option<Lease>,
+    asked: VecDeque<Asked>,
+    number: u64,
+    next_ask: Time,
+    pub(super) proposer: Proposer,
+    pub(super) env: Environment,
+    split: bool,
+}
 
 impl Arbiter {
-    pub const fn new(record: VoterRecord) -> Self {
-        Self { record }
+    /// `record.chosen` is given. `restarted`: the record was read from disk after a restart;
+    /// otherwise it was just made and is persisted by `begin`.
+    pub fn new(
+        me: Side,
+        group: GroupId,
+        timers: Timers,
+        record: VoterRecord,
+        restarted: bool,
+        seed: u64,
+    ) -> Self {
+        Self {
+            me,
+            group,
+            timers,
+            register: Register::new(record),
+            restarted,
+            contact: !restarted,
+            began: Time::ZERO,
+            sequence: 0,
+            durable: 0,
+            chosen_sequence: 0,
+            outbox: VecDeque::new(),
+            peer: Other::default(),
+            witness: Other::default(),
+            peer_lease: None,
+            witness_lease: None,
+            asked: VecDeque::new(),
+            number: 0,
+            next_ask: Time::ZERO,
+            proposer: Proposer::new(seed),
+            env: Environment::default(),
+            split: false,
+        }
     }
 
+    /// The first call.
+    pub fn begin(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
+        self.began = now.grantor;
+        self.next_ask = now.grantor;
+        if self.restarted {
+            self.register.restarted(&self.timers, now);
+        } else {
+            self.persist(out);
+            self.chosen_sequence = self.sequence;
+        }
+    }
+
+    // Getters.
+
     pub const fn record(&self) -> &VoterRecord {
-        &self.record
+        &self.register.record
+    }
+
+    /// Newest configuration known to be committed.
+    pub fn chosen(&self) -> Config {
+        self.register.record.chosen.expect("an array's record holds a configuration from its making on")
+    }
+
+    /// The own, undecided vote for the next epoch.
+    pub fn vote(&self) -> Option<Config> {
+        self.register.record.vote.map(|vote| vote.value)
+    }
+
+    /// `chosen` is on this array's disk.
+    pub const fn chosen_is_durable(&self) -> bool {
+        self.durable >= self.chosen_sequence
+    }
+
+    /// The whole register is on this array's disk.
+    pub const fn is_durable(&self) -> bool {
+        self.durable >= self.sequence
+    }
+
+    pub const fn is_removed(&self) -> bool {
+        self.register.record.removed
+    }
+
+    pub const fn is_split(&self) -> bool {
+        self.split
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.chosen().primary == self.me
+    }
+
+    /// ARBITRATION `both(i)`: an acknowledgement needs both copies.
+    pub fn needs_both(&self) -> bool {
+        let voted = self.vote().is_some_and(|vote| vote.in_sync == InSync::Both);
+        self.chosen().in_sync == InSync::Both
+            || ((voted || self.proposes_both()) && !mutation::on(Mutation::T4JoinNotNeeded))
+    }
+
+    /// An own vote names the other array: nothing is served until that epoch is decided (T3).
+    pub fn voted_away(&self) -> bool {
+        self.vote().is_some_and(|vote| vote.primary != self.me) && !mutation::on(Mutation::T3ServesAfterVote)
+    }
+
+    /// Nobody else can be promoted: no lease is needed (with the contact rule).
+    pub fn needs_no_lease(&self) -> bool {
+        let chosen = self.chosen();
+        let vote = self.vote();
+        let alone = chosen.quorum == Quorum::PrimaryAlone
+            && vote.is_none_or(|vote| vote.quorum == Quorum::PrimaryAlone);
+        let solofree =
+            chosen.in_sync == InSync::Primary && vote.is_none_or(|vote| vote.in_sync == InSync::Primary);
+        alone || solofree
+    }
+
+    /// Contact rule (T16): after a restart one fresh round trip with the peer or the enrolled
+    /// witness comes before anything that needs no lease.
+    pub fn has_contact(&self) -> bool {
+        self.contact || mutation::on(Mutation::T16NoContactNeeded)
+    }
+
+    /// ARBITRATION `serve`, arbitration's part: until when this array may serve (holder clock).
+    /// `None`: it may not.
+    pub fn serves_until(&self) -> Option<Time> {
+        if !self.is_primary() || self.voted_away() || self.is_removed() || self.split {
+            return None;
+        }
+        if self.needs_no_lease() && self.has_contact() {
+            return Some(Time::FOREVER);
+        }
+        self.lease_end()
+    }
+
+    /// End of the best lease that counts, on the holder's clock.
+    pub fn lease_end(&self) -> Option<Time> {
+        let chosen = self.chosen();
+        let of_tenure = |lease: &&Lease| lease.tenure == chosen.tenure();
+        let of_witness = |lease: &&Lease| {
+            lease.incarnation == chosen.witness
+                && self.vote().is_none_or(|vote| vote.witness == lease.incarnation)
+        };
+        let peer = self.peer_lease.as_ref().filter(of_tenure);
+        let witness = self.witness_lease.as_ref().filter(of_tenure).filter(of_witness);
+        peer.into_iter().chain(witness).map(|lease| lease.end).max()
+    }
+
+    fn is_leased(&self, now: Now) -> bool {
+        self.is_primary() && self.serves_until().is_some_and(|end| now.holder < end)
+    }
+
+    /// The own lease promise to the other array: how long it still runs.
+    pub fn promise_to_peer(&self, now: Now) -> Option<Duration> {
+        self.register.bound_to_other(self.me, now)
+    }
+
+    /// The witness's promise to `side` as read within the last lease: how long it still ran.
+    pub fn witness_promises(&self, side: Side, now: Now) -> bool {
+        self.witness.promise.is_some_and(|(promise, at)| {
+            promise.holder == side && now.grantor.since(at) < promise.remaining.min(self.timers.lease)
+        })
+    }
+
+    /// The enrolled witness answered within the last lease.
+    pub fn witness_heard(&self, now: Now) -> bool {
+        self.witness.connection.is_some()
+            && self.witness.incarnation.is_some()
+            && self.witness.incarnation == self.chosen().witness
+            && self.witness.heard.is_some_and(|at| now.grantor.since(at) < self.timers.lease)
+    }
+
+    /// A witness is connected that is not the enrolled one, or is to end `primary_alone`.
+    pub fn witness_to_enrol(&self) -> Option<Incarnation> {
+        let chosen = self.chosen();
+        let seen = self.witness.connection.and(self.witness.incarnation)?;
+        (chosen.quorum == Quorum::PrimaryAlone || chosen.witness != Some(seen)).then_some(seen)
+    }
+
+    /// Another voter's undecided vote names the other array, so that it grants nothing to this
+    /// primary: *drop* past it (ARBITRATION `propose`, T20).
+    pub fn vote_in_the_way(&self) -> Option<Voter> {
+        let names_other = |other: &Other| {
+            other.connection.is_some() && other.vote.is_some_and(|vote| vote.value.primary != self.me)
+        };
+        if !self.is_primary() || self.chosen().in_sync == InSync::Primary {
+            return None;
+        }
+        if names_other(&self.peer) {
+            Some(Voter::Array(self.me.other()))
+        } else if names_other(&self.witness) {
+            Some(Voter::Witness)
+        } else {
+            None
+        }
+    }
+
+    pub fn start_wait_over(&self, now: Now) -> bool {
+        !self.restarted || now.grantor.since(self.began) >= self.timers.start_wait
+    }
+
+    // Events.
+
+    /// The environment as of now, for the calls that follow.
+    pub fn set_environment(&mut self, env: Environment) {
+        self.env = env;
+    }
+
+    pub(super) fn other(&self, voter: Voter) -> &Other {
+        if voter == Voter::Witness { &self.witness } else { &self.peer }
+    }
+
+    fn other_mut(&mut self, voter: Voter) -> &mut Other {
+        if voter == Voter::Witness { &mut self.witness } else { &mut self.peer }
+    }
+
+    /// A connection to another voter is up; it replaces an older one.
+    pub fn connected(
+        &mut self,
+        voter: Voter,
+        connection: Connection,
+        now: Now,
+        out: &mut Vec<ArbiterAction>,
+    ) {
+        self.disconnected(voter);
+        self.other_mut(voter).connection = Some(connection);
+        self.ask_one(voter, now, out);
+        self.resend(voter, out);
+        self.advance(now, out);
+    }
+
+    /// The connection is gone: whatever it still carries is ignored.
+    pub fn disconnected(&mut self, voter: Voter) {
+        let heard = self.other(voter).heard;
+        *self.other_mut(voter) = Other { heard, ..Other::default() };
+        self.asked.retain(|asked| asked.to != voter);
+        self.outbox.retain(|(_, to, _, _)| *to != voter);
+    }
+
+    /// Every record up to this sequence is on stable storage.
+    pub fn persisted(&mut self, sequence: u64, now: Now, out: &mut Vec<ArbiterAction>) {
+        let chosen_was_durable = self.chosen_is_durable();
+        self.durable = self.durable.max(sequence.min(self.sequence));
+        self.flush(out);
+        if !chosen_was_durable && self.chosen_is_durable() {
+            self.next_ask = now.grantor;
+            if self.is_removed() {
+                out.push(ArbiterAction::Removed);
+            }
+        }
+        self.tick(now, out);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
+        if now.grantor >= self.next_ask && self.chosen_is_durable() && !self.is_removed() && !self.split {
+            // All groups ask at the same moments, so that one message carries them.
+            let period = self.timers.renewal.as_nanos().max(1);
+            let next = (u128::from(now.grantor.0) / period + 1) * period;
+            self.next_ask = Time(u64::try_from(next).unwrap_or(u64::MAX));
+            self.ask_one(Voter::Array(self.me.other()), now, out);
+            self.ask_one(Voter::Witness, now, out);
+        }
+        self.advance(now, out);
+    }
+
+    /// Asks everybody at the next `tick`.
+    pub fn ask_soon(&mut self, now: Now) {
+        self.next_ask = now.grantor;
+    }
+
+    /// When `tick` is due next (grantor clock).
+    pub fn next_timeout(&self, now: Now) -> Option<Time> {
+        let ask = self.chosen_is_durable().then_some(self.next_ask);
+        [ask, self.proposer.next_timeout(), self.register.next_end(now)].into_iter().flatten().min()
+    }
+
+    /// The operator removes the group: a tombstone here and with everybody reached.
+    pub fn remove(&mut self, out: &mut Vec<ArbiterAction>) {
+        self.entomb(out);
+        for voter in [Voter::Array(self.me.other()), Voter::Witness] {
+            self.say(voter, Body::Remove, out);
+        }
+    }
+
+    fn entomb(&mut self, out: &mut Vec<ArbiterAction>) {
+        if !core::mem::replace(&mut self.register.record.removed, true) {
+            self.proposer.stop();
+            self.persist(out);
+            self.chosen_sequence = self.sequence;
+        }
+    }
+
+    /// A message came in. Ignored unless its connection is the present one to that voter (T16).
+    pub fn receive(
+        &mut self,
+        from: Voter,
+        connection: Connection,
+        message: &Message,
+        now: Now,
+        out: &mut Vec<ArbiterAction>,
+    ) {
+        if message.group != self.group || self.other(from).connection != Some(connection) {
+            return;
+        }
+        if from == Voter::Witness {
+            self.witness.incarnation = message.incarnation.or(self.witness.incarnation);
+        }
+        match message.body {
+            Body::Remove => {
+                self.entomb(out);
+                return self.say(from, Body::Removed, out);
+            }
+            Body::Removed => return self.entomb(out),
+            _ if self.is_removed() => return self.say(from, Body::Removed, out),
+            _ => {}
+        }
+        let Some(told) = message.chosen else { return };
+        match self.learn(&told, now, out) {
+            Learned::Split => {
+                if !core::mem::replace(&mut self.split, true) {
+                    self.proposer.stop();
+                    out.push(ArbiterAction::Split);
+                }
+                return;
+            }
+            Learned::Older => return self.say(from, Body::Learn, out),
+            Learned::Newer | Learned::Same => {}
+        }
+        self.take(from, &message.body, now, out);
+        self.advance(now, out);
+    }
+
+    /// The body of a message whose sender's `chosen` is the own one.
+    fn take(&mut self, from: Voter, body: &Body, now: Now, out: &mut Vec<ArbiterAction>) {
+        let identity = Identity::Array { me: self.me, leased: self.is_leased(now) };
+        let promise = self.register.promise(now);
+        match (*body, from) {
+            (Body::Prepare { ballot }, Voter::Array(_)) => {
+                let answer = if self.register.prepare(ballot) {
+                    self.persist(out);
+                    Body::Promised { ballot, vote: self.register.record.vote, promise }
+                } else {
+                    Body::Refused { ballot, promised: self.register.record.promised, promise }
+                };
+                self.say(from, answer, out);
+            }
+            (Body::Accept { ballot, value }, Voter::Array(sender)) => {
+                let answer = if self.register.may_accept(identity, sender, ballot, &value, now) {
+                    self.register.accept(ballot, &value);
+                    self.persist(out);
+                    Body::Accepted { ballot }
+                } else {
+                    Body::Refused { ballot, promised: self.register.record.promised, promise }
+                };
+                self.say(from, answer, out);
+            }
+            (Body::Ask { number, lease }, Voter::Array(sender)) => {
+                let granted = self.register.grant(identity, sender, lease, &self.timers, now);
+                if granted == Some(true) {
+                    self.persist(out);
+                }
+                let answer = if granted.is_some() {
+                    Body::Granted { number, tenure: self.chosen().tenure() }
+                } else {
+                    Body::NotGranted { number, vote: self.register.record.vote }
+                };
+                self.say(from, answer, out);
+            }
+            (Body::Read { number }, Voter::Array(_)) => {
+                self.say(from, Body::State { number, vote: self.register.record.vote, promise }, out);
+            }
+            (Body::Granted { number, tenure }, _) => {
+                if let Some(asked) = self.answered(from, number) {
+                    self.other_mut(from).vote = None;
+                    self.lease_granted(from, asked, tenure, now);
+                }
+            }
+            (Body::NotGranted { number, vote }, _) => {
+                if self.answered(from, number).is_some() {
+                    self.other_mut(from).vote = vote;
+                }
+            }
+            (Body::State { number, vote, promise }, _) => {
+                if let Some(asked) = self.answered(from, number) {
+                    let other = self.other_mut(from);
+                    other.vote = vote;
+                    other.promise = promise.map(|promise| (promise, asked.at));
+                }
+            }
+            (Body::Promised { ballot, vote, promise }, _) => {
+                self.promised(from, ballot, vote, promise, now);
+            }
+            (Body::Accepted { ballot }, _) => self.accepted(from, ballot),
+            (Body::Refused { ballot, promised, promise }, _) => {
+                self.refused(from, ballot, promised, promise, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A round trip of this life with `from` was completed while both knew the same `chosen`.
+    pub(super) fn note_contact(&mut self, from: Voter) {
+        let counts = match from {
+            Voter::Array(_) => true,
+            Voter::Witness => {
+                self.witness.incarnation.is_some() && self.witness.incarnation == self.chosen().witness
+            }
+        };
+        self.contact |= counts;
+    }
+
+    /// Matches an answer with its question on the same connection.
+    fn answered(&mut self, from: Voter, number: u64) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.to == from && asked.number == number)?;
+        let asked = self.asked.remove(at)?;
+        let other = self.other_mut(from);
+        other.heard = other.heard.max(Some(asked.at));
+        self.note_contact(from);
+        Some(asked)
+    }
+
+    fn lease_granted(&mut self, from: Voter, asked: Asked, tenure: Tenure, now: Now) {
+        let chosen = self.chosen();
+        if !self.is_primary() || tenure != chosen.tenure() || asked.tenure != tenure || asked.lease.is_zero()
+        {
+            return;
+        }
+        let counted_from = if mutation::on(Mutation::R1LeaseFromReceipt) { now.holder } else { asked.sent };
+        let end = counted_from + asked.lease;
+        let (slot, incarnation) = match from {
+            Voter::Array(_) => (&mut self.peer_lease, None),
+            Voter::Witness => (&mut self.witness_lease, self.witness.incarnation),
+        };
+        let longer = slot
+            .filter(|lease| lease.tenure == tenure && lease.incarnation == incarnation && lease.end > end);
+        *slot = longer.or(Some(Lease { tenure, incarnation, end }));
+    }
+
+    /// ARBITRATION `learn`, what concerns arbitration.
+    pub(super) fn learn(&mut self, told: &Config, now: Now, out: &mut Vec<ArbiterAction>) -> Learned {
+        let old = self.chosen();
+        let learned = self.register.learn(told, now);
+        if learned != Learned::Newer {
+            return learned;
+        }
+        self.proposer.stop();
+        self.peer.vote = None;
+        self.witness.vote = None;
+        if old.tenure() != told.tenure() {
+            self.peer_lease = None;
+            self.witness_lease = None;
+            self.asked.clear();
+        }
+        self.persist(out);
+        self.chosen_sequence = self.sequence;
+        self.next_ask = now.grantor;
+        out.push(ArbiterAction::Learned { old, new: *told });
+        learned
+    }
+
+    // Sending.
+
+    /// A lease is asked for by a primary; a secondary reads as often.
+    fn ask_one(&mut self, to: Voter, now: Now, out: &mut Vec<ArbiterAction>) {
+        let Some(connection) = self.other(to).connection else { return };
+        if !self.chosen_is_durable() || self.is_removed() || self.split {
+            return;
+        }
+        let asks = self.is_primary() && !self.env.stalled && !self.voted_away();
+        self.number += 1;
+        let number = self.number;
+        let lease = if asks { self.timers.lease } else { Duration::ZERO };
+        if self.asked.iter().filter(|asked| asked.to == to).count() >= ASKED_MAX
+            && let Some(at) = self.asked.iter().position(|asked| asked.to == to)
+        {
+            self.asked.remove(at);
+        }
+        let chosen = self.chosen();
+        let tenure = chosen.tenure();
+        let (sent, at) = (now.holder, now.grantor);
+        self.asked.push_back(Asked { to, connection, number, sent, at, tenure, lease });
+        let body = if asks { Body::Ask { number, lease } } else { Body::Read { number } };
+        let message = Message { group: self.group, chosen: Some(chosen), incarnation: None, body };
+        out.push(ArbiterAction::Send { to, connection, message });
+    }
+
+    /// Sends when the register as it is now is durable.
+    pub(super) fn say(&mut self, to: Voter, body: Body, out: &mut Vec<ArbiterAction>) {
+        let Some(connection) = self.other(to).connection else { return };
+        let message =
+            Message { group: self.group, chosen: self.register.record.chosen, incarnation: None, body };
+        if self.outbox.len() >= OUTBOX_MAX {
+            self.outbox.pop_front();
+        }
+        self.outbox.push_back((self.sequence, to, connection, message));
+        self.flush(out);
+    }
+
+    fn flush(&mut self, out: &mut Vec<ArbiterAction>) {
+        while let Some(&(needs, to, connection, message)) = self.outbox.front() {
+            if needs > self.durable {
+                break;
+            }
+            self.outbox.pop_front();
+            out.push(ArbiterAction::Send { to, connection, message });
+        }
+    }
+
+    pub(super) fn persist(&mut self, out: &mut Vec<ArbiterAction>) {
+        self.sequence += 1;
+        out.push(ArbiterAction::Persist { sequence: self.sequence, record: self.register.record });
     }
 }
+
+#[cfg(test)]
+#[path = "arbiter_tests.rs"]
+mod tests;

@@ -8,9 +8,11 @@ mod config;
 mod fields;
 mod gate;
 mod message;
+mod proposer;
 mod record;
 mod timers;
 mod transition;
+mod voter;
 mod witness;
 
 pub use arbiter::{Arbiter, ArbiterAction, Environment};

@@ -1,10 +1,14 @@
 //! The witness: the third voter of many groups. It never calls anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use crate::format::{EnvelopeError, Format};
+use crate::mutation::{self, Mutation};
 use crate::time::Now;
 
-use super::{Connection, GroupId, Incarnation, Message, Side, Timers, VoterRecord};
+use super::fields::{Reader, Writer};
+use super::voter::{Identity, Learned, Register};
+use super::{Body, Connection, GroupId, Incarnation, LEASE_MAX, Message, Side, Timers, VoterRecord};
 
 /// All that a witness keeps durably.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +17,49 @@ pub struct WitnessImage {
     /// Grows with each durable change; the token in `/run` must name the same number.
     pub sequence: u64,
     pub groups: BTreeMap<GroupId, VoterRecord>,
+}
+
+const IMAGE_FORMAT: Format = Format { magic: *b"TWLNWITN", version: 1, readable_from: 1 };
+
+impl WitnessImage {
+    /// The image in its envelope.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut payload = Vec::with_capacity(64 + self.groups.len() * 160);
+        let mut w = Writer::new(&mut payload);
+        w.incarnation(&self.incarnation);
+        w.u64(self.sequence);
+        w.u32(u32::try_from(self.groups.len()).unwrap_or(u32::MAX)); // bounded by GROUPS_MAX
+        let mut body = Vec::with_capacity(160);
+        for (group, record) in &self.groups {
+            body.clear();
+            record.encode_body(&mut body);
+            w.group(*group);
+            w.u16(u16::try_from(body.len()).unwrap_or(u16::MAX)); // some 150 bytes
+            w.bytes(&body);
+        }
+        IMAGE_FORMAT.encode(&payload, out);
+    }
+
+    /// # Errors
+    /// See [`EnvelopeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let record = IMAGE_FORMAT.decode(bytes)?;
+        let mut r = Reader::new(record.payload);
+        Self::read(&mut r).filter(|_| r.is_empty()).ok_or(EnvelopeError::Damaged)
+    }
+
+    fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let incarnation = r.incarnation()?;
+        let sequence = r.u64()?;
+        let mut groups = BTreeMap::new();
+        for _ in 0..r.u32()? {
+            let group = r.group()?;
+            let length = usize::from(r.u16()?);
+            let record = VoterRecord::decode_body(r.slice(length)?).ok()?;
+            groups.insert(group, record);
+        }
+        Some(Self { incarnation, sequence, groups })
+    }
 }
 
 /// What the witness's shell must do, in the order given.
@@ -25,48 +72,206 @@ pub enum WitnessAction {
     Reply { connection: Connection, messages: Vec<Message> },
 }
 
+/// Answers that wait for the disk.
+#[derive(Clone, Debug)]
+struct Held {
+    needs: u64,
+    connection: Connection,
+    messages: Vec<Message>,
+}
+
 /// The pure core of the witness.
 #[derive(Clone, Debug)]
 pub struct WitnessCore {
-    image: WitnessImage,
+    timers: Timers,
+    incarnation: Incarnation,
+    sequence: u64,
+    durable: u64,
+    groups: BTreeMap<GroupId, Register>,
+    /// Votes and grants of a new incarnation begin when every lease that an older one may have
+    /// granted is over.
+    blanket: crate::time::Time,
+    held: VecDeque<Held>,
 }
 
 impl WitnessCore {
     /// Most groups a witness takes: bounds what a client can make grow.
     pub const GROUPS_MAX: usize = 4096;
+    /// Batches waiting for the disk; beyond it the oldest is dropped (its sender asks again).
+    pub const HELD_MAX: usize = 1024;
 
     /// A witness that starts. `image`: its state file, `None` when there is none. `continued`: the
-    /// token in `/run` matched it (rule 12); otherwise `fresh` becomes its incarnation, and nothing
-    /// but tombstones is kept.
+    /// token in `/run` matched it (rule 12, T6); otherwise `fresh` becomes its incarnation, and
+    /// nothing but tombstones is kept.
     #[must_use]
     pub fn start(
-        _timers: Timers,
+        timers: Timers,
         image: Option<WitnessImage>,
-        _continued: bool,
+        continued: bool,
         fresh: Incarnation,
-        _now: Now,
-        _out: &mut Vec<WitnessAction>,
+        now: Now,
+        out: &mut Vec<WitnessAction>,
     ) -> Self {
-        Self {
-            image: image.unwrap_or(WitnessImage { incarnation: fresh, sequence: 0, groups: BTreeMap::new() }),
+        let image =
+            image.unwrap_or(WitnessImage { incarnation: fresh, sequence: 0, groups: BTreeMap::new() });
+        let continued = continued || mutation::on(Mutation::T6RestoredKeepsIncarnation);
+        let mut groups = BTreeMap::new();
+        for (group, record) in image.groups {
+            let mut register = Register::new(record);
+            if continued {
+                register.restarted(&timers, now);
+            } else if !record.removed {
+                continue;
+            }
+            groups.insert(group, register);
+        }
+        let incarnation = if continued { image.incarnation } else { fresh };
+        // What the life before granted, and when, is not known: the longest there can be.
+        let blanket = now.grantor + timers.promise_of(LEASE_MAX);
+        let mut core = Self {
+            timers,
+            incarnation,
+            sequence: image.sequence,
+            durable: image.sequence,
+            groups,
+            blanket: if continued { crate::time::Time::ZERO } else { blanket },
+            held: VecDeque::new(),
+        };
+        if !continued {
+            core.persist(Vec::new(), out);
+        }
+        core
+    }
+
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    pub fn record(&self, group: GroupId) -> Option<&VoterRecord> {
+        self.groups.get(&group).map(|register| &register.record)
+    }
+
+    /// All that must be durable, as of now.
+    #[must_use]
+    pub fn image(&self) -> WitnessImage {
+        WitnessImage {
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            groups: self.groups.iter().map(|(group, register)| (*group, register.record)).collect(),
         }
     }
 
-    pub const fn image(&self) -> &WitnessImage {
-        &self.image
+    fn persist(&mut self, groups: Vec<GroupId>, out: &mut Vec<WitnessAction>) {
+        self.sequence += 1;
+        out.push(WitnessAction::Persist { sequence: self.sequence, groups });
     }
 
     /// One batch of `from`, of many groups: one `Persist` at most, one `Reply`.
     pub fn receive(
         &mut self,
-        _from: Side,
-        _connection: Connection,
-        _batch: &[Message],
-        _now: Now,
-        _out: &mut Vec<WitnessAction>,
+        from: Side,
+        connection: Connection,
+        batch: &[Message],
+        now: Now,
+        out: &mut Vec<WitnessAction>,
     ) {
+        let mut changed = Vec::new();
+        let mut messages = Vec::with_capacity(batch.len());
+        for message in batch {
+            let before = self.record(message.group).copied();
+            if let Some(answer) = self.answer(from, message, now) {
+                messages.push(answer);
+            }
+            if self.record(message.group).copied() != before {
+                changed.push(message.group);
+            }
+        }
+        if !changed.is_empty() {
+            changed.sort_unstable();
+            changed.dedup();
+            self.persist(changed, out);
+        }
+        if messages.is_empty() {
+            return;
+        }
+        if self.durable == self.sequence {
+            out.push(WitnessAction::Reply { connection, messages });
+        } else {
+            if self.held.len() >= Self::HELD_MAX {
+                self.held.pop_front();
+            }
+            self.held.push_back(Held { needs: self.sequence, connection, messages });
+        }
     }
 
     /// Everything up to this sequence is on stable storage.
-    pub fn persisted(&mut self, _sequence: u64, _out: &mut Vec<WitnessAction>) {}
+    pub fn persisted(&mut self, sequence: u64, out: &mut Vec<WitnessAction>) {
+        self.durable = self.durable.max(sequence.min(self.sequence));
+        while let Some(held) = self.held.pop_front_if(|held| held.needs <= self.durable) {
+            out.push(WitnessAction::Reply { connection: held.connection, messages: held.messages });
+        }
+    }
+
+    fn answer(&mut self, from: Side, message: &Message, now: Now) -> Option<Message> {
+        let group = message.group;
+        let me = Identity::Witness(self.incarnation);
+        let say = |chosen, body| Some(Message { group, chosen, incarnation: Some(self.incarnation), body });
+        if matches!(message.body, Body::Remove) {
+            if self.groups.len() < Self::GROUPS_MAX || self.groups.contains_key(&group) {
+                self.groups.insert(group, Register::new(VoterRecord::tombstone()));
+            }
+            return say(None, Body::Removed);
+        }
+        // A group it never heard of is taken by its first message.
+        let told = message.chosen?;
+        if !self.groups.contains_key(&group) {
+            if self.groups.len() >= Self::GROUPS_MAX {
+                return None;
+            }
+            let mut register = Register::new(VoterRecord::blank());
+            register.refuse_until(self.blanket);
+            self.groups.insert(group, register);
+        }
+        let register = self.groups.get_mut(&group)?;
+        if register.record.removed {
+            return say(None, Body::Removed);
+        }
+        match register.learn(&told, now) {
+            Learned::Split => return None,
+            Learned::Older => return say(register.record.chosen, Body::Learn),
+            Learned::Same | Learned::Newer => {}
+        }
+        let promise = register.promise(now);
+        let body = match message.body {
+            Body::Prepare { ballot } => {
+                if register.prepare(ballot) {
+                    Body::Promised { ballot, vote: register.record.vote, promise }
+                } else {
+                    Body::Refused { ballot, promised: register.record.promised, promise }
+                }
+            }
+            Body::Accept { ballot, value } => {
+                if register.may_accept(me, from, ballot, &value, now) {
+                    register.accept(ballot, &value);
+                    Body::Accepted { ballot }
+                } else {
+                    Body::Refused { ballot, promised: register.record.promised, promise }
+                }
+            }
+            Body::Ask { number, lease } => {
+                if register.grant(me, from, lease, &self.timers, now).is_some() {
+                    Body::Granted { number, tenure: told.tenure() }
+                } else {
+                    Body::NotGranted { number, vote: register.record.vote }
+                }
+            }
+            Body::Read { number } => Body::State { number, vote: register.record.vote, promise },
+            _ => return None,
+        };
+        say(register.record.chosen, body)
+    }
 }
+
+#[cfg(test)]
+#[path = "witness_tests.rs"]
+mod tests;

@@ -117,7 +117,7 @@ pub enum Command {
     FailOver,
     /// Leave office (SIGTERM). On the secondary done at once.
     HandOver,
-    /// `stoprcopygroup` / `startrcopygroup`: sets `Policy::started` too (shell persists it).
+    /// `stoprcopygroup` / `startrcopygroup`; `Action::Policy` follows.
     Stop,
     Start,
     /// `removercopygroup`: a tombstone here and, as they are reached, with peer and witness.
@@ -142,6 +142,8 @@ pub enum Action {
     /// The secondary lacks group state: send it (`wire`'s group-state RPC); its control is told by
     /// `Event::GroupState`.
     SendGroupState,
+    /// `Policy::started` changed by a command here or at the peer: keep it with the objects.
+    Policy(Policy),
     /// A tombstone is durable here; the shell forgets the group.
     Removed,
 }

@@ -1,55 +1,587 @@
-//! Control of one group on one array.
+//! Control of one group on one array: takes events in, lets arbitration and session react, and
+//! publishes the gate.
+//!
+//! One pass of `settle`: what arbitration decided is applied to the volumes once it is durable
+//! here; session and change of roles move on; the gate is computed anew and set on every volume;
+//! only then do arbitration's writes and messages go out. So a stricter gate is in force before
+//! anything that relies on it is persisted or answered (rule 5), and a more open one only follows
+//! from what is on disk.
 
-use crate::arbitration::{Arbiter, Config, Gate};
-use crate::time::{Now, Time};
+use crate::arbitration::{
+    Arbiter, ArbiterAction, Config, Connection, Environment, Gate, InSync, Mode, Quorum, Side, Transition,
+    Voter,
+};
+use crate::mirror::{Context, LaneId, Status};
+use crate::mutation::{self, Mutation};
+use crate::time::{Duration, Now, Time};
 
-use super::api::{Action, Event, Members, PathView, Settings};
+use super::api::{
+    Action, BootNonce, Command, Event, Life, LogEntry, Members, PathView, Policy, Refused, SessionEnd,
+    SessionMessage, Settings,
+};
+use super::change::{Change, Changes};
+use super::session::{Primary, Secondary};
+
+/// How long a former primary holds commands past its lease, and a restarted one at its start
+/// (DESIGN §5).
+pub(super) const FAILSAFE_HOLD: Duration = Duration::from_secs(2);
+/// Passes of `settle` for one event: each pass needs something new to have been decided, and one
+/// event decides at most a vote, its outcome and what follows from that.
+const PASSES_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Link {
+    pub connection: Connection,
+    pub nonce: BootNonce,
+}
+
+/// What all volumes of the group say together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Sum {
+    pub in_flight: u32,
+    pub io_old: u32,
+    pub dirty: u64,
+    pub recovering: u64,
+    pub map_pending: bool,
+    pub oldest_unacked: Option<Time>,
+    pub peer_failed: bool,
+    pub peer_refused: bool,
+    pub store_failed: bool,
+}
+
+impl Sum {
+    fn add(&mut self, status: &Status) {
+        self.in_flight += status.in_flight;
+        self.io_old += status.store_io_old;
+        self.dirty += status.dirty_regions;
+        self.recovering += status.recovering_regions;
+        self.map_pending |= status.map_pending;
+        self.oldest_unacked = [self.oldest_unacked, status.oldest_unacked].into_iter().flatten().min();
+        self.peer_failed |= status.peer_failed;
+        self.peer_refused |= status.peer_refused;
+        self.store_failed |= status.store_failed;
+    }
+}
 
 /// The pure control of one remote copy group on one array. Call `begin` once, then `handle` for
 /// every event and, at the latest, `handle(Event::Tick)` at `next_timeout`.
 #[derive(Clone, Debug)]
 pub struct Control {
-    settings: Settings,
-    arbiter: Arbiter,
+    pub(super) settings: Settings,
+    pub(super) me: Side,
+    pub(super) policy: Policy,
+    pub(super) arbiter: Arbiter,
+    /// What arbitration wants done; goes out after the gate.
+    pub(super) pending: Vec<ArbiterAction>,
+    /// The configuration the volumes know: durable here.
+    pub(super) applied: Config,
+    pub(super) link: Option<Link>,
+    /// Since when the link is down.
+    pub(super) link_lost: Option<Time>,
+    /// The peer's nonce seen in this {A,B} (rule 16).
+    pub(super) seen_nonce: Option<BootNonce>,
+    pub(super) peer_restarted: bool,
+    pub(super) lanes: Vec<LaneId>,
+    pub(super) primary: Primary,
+    pub(super) secondary: Secondary,
+    pub(super) changes: Changes,
+    pub(super) group_state: u64,
+    pub(super) stalled: bool,
+    pub(super) sum: Sum,
+    /// Took office and has not drained what it took as secondary (rule 5, T9).
+    pub(super) draining: bool,
+    /// Regions in doubt since the restart of this primary (rule 15).
+    pub(super) recovering_restart: bool,
+    /// Commands that cannot be served are parked until then.
+    pub(super) hold_until: Time,
+    pub(super) gate: Gate,
+    gate_stale: bool,
+    pub(super) serving: bool,
+    pub(super) view: Option<PathView>,
+    next: Option<Time>,
 }
 
 impl Control {
     /// The volumes were enrolled (`Volume::enrol`) with `settings.record.chosen` before `begin`.
+    ///
+    /// # Panics
+    /// When `settings.record` holds no configuration: an array's record always does.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, arbiter: Arbiter::new(settings.record) }
+        let Settings { me, group, record, life, policy, timers, seed, .. } = settings;
+        let arbiter = Arbiter::new(me, group, timers, record, life == Life::Restarted, seed);
+        let applied = arbiter.chosen();
+        Self {
+            settings,
+            me,
+            policy,
+            arbiter,
+            pending: Vec::new(),
+            applied,
+            link: None,
+            link_lost: None,
+            seen_nonce: None,
+            peer_restarted: false,
+            lanes: Vec::new(),
+            primary: Primary::default(),
+            secondary: Secondary::default(),
+            changes: Changes::default(),
+            group_state: 0,
+            stalled: false,
+            sum: Sum::default(),
+            draining: false,
+            recovering_restart: false,
+            hold_until: Time::ZERO,
+            gate: Gate::closed(applied.tenure()),
+            gate_stale: true,
+            serving: false,
+            view: None,
+            next: None,
+        }
     }
 
     /// The first call.
     pub fn begin(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
-        self.handle(Event::Tick, now, members, out);
+        // As if the link had been silent from now on: the peer has time to connect.
+        let timers = &self.settings.timers;
+        self.link_lost = Some(now.grantor + timers.link_timeout);
+        self.hold_until = now.grantor + FAILSAFE_HOLD;
+        self.arbiter.begin(now, &mut self.pending);
+        if self.settings.life == Life::Restarted && self.applied.primary == self.me {
+            // Rule 15, T8: as {A,B} (or voted so) active regions are in doubt, else out of sync.
+            let both = self.arbiter.needs_both();
+            let cx = Context { now, lane: None };
+            members.each(&mut |_, volume, out| volume.restart_recovery(both, cx, out));
+            self.recovering_restart = both;
+        }
+        self.settle(now, members, out);
     }
 
     /// Takes in one event; appends what to do to `out`. Volumes are changed through `members`
     /// before this returns: their gate is stricter before anything is persisted or sent, and more
     /// open only after everything it needs is durable.
-    pub fn handle(&mut self, _event: Event, _now: Now, _members: &mut dyn Members, _out: &mut Vec<Action>) {}
+    pub fn handle(&mut self, event: Event, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        let env = self.environment(now);
+        self.arbiter.set_environment(env);
+        match event {
+            Event::Tick | Event::Poke => {}
+            Event::LinkUp { connection, peer } => self.link_up(connection, peer, now, members, out),
+            Event::LinkDown => self.link_down(now, members, out),
+            Event::WitnessUp { connection } => {
+                self.log(LogEntry::Witness(true), out);
+                self.arbiter.connected(Voter::Witness, connection, now, &mut self.pending);
+            }
+            Event::WitnessDown => {
+                self.log(LogEntry::Witness(false), out);
+                self.arbiter.disconnected(Voter::Witness);
+            }
+            Event::LaneUp(lane) => self.lane_up(lane, now, members),
+            Event::LaneLost(lane) => self.lane_lost(lane, now, members, out),
+            Event::Message { from, connection, message } => {
+                self.arbiter.receive(from, connection, &message, now, &mut self.pending);
+            }
+            Event::Session { connection, message } => {
+                self.session_message(connection, message, now, members, out);
+            }
+            Event::Persisted { sequence } => self.arbiter.persisted(sequence, now, &mut self.pending),
+            Event::MembersChanged => {
+                self.gate_stale = true;
+                self.end_session(SessionEnd::MembersChanged, now, members, out);
+            }
+            Event::DataDir { stalled } => self.stalled = stalled,
+            Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
+            Event::Policy(policy) => self.policy = policy,
+            Event::Command { ticket, command } => self.command(ticket, command, now, out),
+        }
+        self.settle(now, members, out);
+    }
 
     /// When to call `handle(Event::Tick)` at the latest (grantor clock).
-    pub fn next_timeout(&self) -> Option<Time> {
-        None
+    pub const fn next_timeout(&self) -> Option<Time> {
+        self.next
     }
 
     /// Newest configuration known to be committed.
     pub fn chosen(&self) -> Config {
-        self.settings.record.chosen.expect("an array's record always holds a configuration")
+        self.arbiter.chosen()
     }
 
     /// The gate as last published to the volumes.
-    pub fn gate(&self) -> Gate {
-        Gate::closed(self.chosen().tenure())
+    pub const fn gate(&self) -> Gate {
+        self.gate
     }
 
     /// The newest view, as in the last `Action::Path`.
-    pub fn view(&self) -> Option<PathView> {
-        None
+    pub const fn view(&self) -> Option<PathView> {
+        self.view
     }
 
     pub const fn arbiter(&self) -> &Arbiter {
         &self.arbiter
+    }
+
+    /// Mirroring as primary: a session is open.
+    pub const fn session_is_up(&self) -> bool {
+        self.primary.is_up()
+    }
+
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub(super) fn log(&self, entry: LogEntry, out: &mut Vec<Action>) {
+        out.push(Action::Log { epoch: self.arbiter.chosen().epoch, entry });
+    }
+
+    pub(super) fn tell(&self, message: SessionMessage, out: &mut Vec<Action>) {
+        if let Some(link) = self.link {
+            out.push(Action::SendSession { connection: link.connection, message });
+        }
+    }
+
+    /// What arbitration decided is durable here and applied.
+    pub(super) fn settled(&self) -> bool {
+        self.applied == self.arbiter.chosen()
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        self.applied.primary == self.me
+    }
+
+    pub(super) fn is_both(&self) -> bool {
+        self.applied.in_sync == InSync::Both
+    }
+
+    // The link to the peer.
+
+    fn link_up(
+        &mut self,
+        connection: Connection,
+        nonce: BootNonce,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        if self.link.is_some() {
+            self.link_down(now, members, out);
+        }
+        self.link = Some(Link { connection, nonce });
+        self.link_lost = None;
+        self.log(LogEntry::Link(true), out);
+        // Rule 16: within one {A,B} the primary takes answers of one life of its peer only.
+        let changed = self.seen_nonce.is_some_and(|seen| seen != nonce);
+        if changed && !mutation::on(Mutation::R16BootNonceIgnored) {
+            self.log(LogEntry::PeerRestarted, out);
+            self.peer_restarted = self.is_primary() && self.is_both();
+        }
+        if !self.peer_restarted {
+            self.seen_nonce = Some(nonce);
+        }
+        let env = self.environment(now);
+        self.arbiter.set_environment(env);
+        self.arbiter.connected(Voter::Array(self.me.other()), connection, now, &mut self.pending);
+        if self.serving {
+            self.tell(SessionMessage::Serving { tenure: self.applied.tenure() }, out);
+        }
+    }
+
+    fn link_down(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        if self.link.take().is_none() {
+            return;
+        }
+        self.link_lost = Some(now.grantor);
+        self.log(LogEntry::Link(false), out);
+        self.arbiter.disconnected(Voter::Array(self.me.other()));
+        self.secondary.forget();
+        self.end_session(SessionEnd::LinkLost, now, members, out);
+        self.requests_lost(out);
+    }
+
+    // One pass after another until nothing new was decided.
+
+    fn settle(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        for _ in 0..PASSES_MAX {
+            self.apply_chosen(now, members, out);
+            self.sum = Sum::default();
+            members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
+            self.recovering_restart &= self.sum.recovering != 0;
+            self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
+            self.sessions(now, members, out);
+            self.change_roles(now, members, out);
+            let env = self.environment(now);
+            self.arbiter.set_environment(env);
+            self.arbiter.tick(now, &mut self.pending);
+            let moved = self.publish(now, members, out);
+            if !self.emit(out) && !moved && self.settled_or_waits() {
+                break;
+            }
+        }
+        self.report(now, out);
+        self.next = self.earliest(now);
+    }
+
+    fn settled_or_waits(&self) -> bool {
+        self.settled() || !self.arbiter.chosen_is_durable()
+    }
+
+    /// Hands arbitration's writes and messages out. True: there were some.
+    fn emit(&mut self, out: &mut Vec<Action>) -> bool {
+        let mut pending = core::mem::take(&mut self.pending);
+        let any = !pending.is_empty();
+        for action in pending.drain(..) {
+            match action {
+                ArbiterAction::Persist { sequence, record } => {
+                    out.push(Action::Persist { sequence, record });
+                }
+                ArbiterAction::Send { to, connection, message } => {
+                    out.push(Action::Send { to, connection, message });
+                }
+                ArbiterAction::Learned { new, .. } => {
+                    self.log(LogEntry::Chosen { config: new }, out);
+                }
+                ArbiterAction::Proposed { transition, round } => {
+                    self.log(LogEntry::Proposed { transition, round }, out);
+                }
+                ArbiterAction::Split => self.log(LogEntry::SplitBrain, out),
+                ArbiterAction::Removed => out.push(Action::Removed),
+            }
+        }
+        self.pending = pending;
+        any
+    }
+
+    /// ARBITRATION `learn`, the volumes' part, once the configuration is on disk here.
+    fn apply_chosen(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        let new = self.arbiter.chosen();
+        if new == self.applied || !self.arbiter.chosen_is_durable() {
+            return;
+        }
+        let old = core::mem::replace(&mut self.applied, new);
+        let same_office = old.tenure() == new.tenure();
+        let is = new.primary == self.me;
+        let dropped = old.in_sync == InSync::Both && new.in_sync == InSync::Primary;
+        if !same_office || dropped {
+            self.end_session(SessionEnd::ConfigurationChanged, now, members, out);
+        }
+        let cx = Context { now, lane: None };
+        members.each(&mut |_, volume, out| volume.learned(&new, cx, out));
+        self.gate_stale = true;
+        if !same_office {
+            self.recovering_restart = false;
+            self.draining = is;
+            if is {
+                self.hold_until = self.hold_until.max(now.grantor + self.settings.timers.switchover_hold);
+            }
+            self.secondary.forget();
+        }
+        if new.in_sync == InSync::Primary {
+            self.recovering_restart = false;
+            self.peer_restarted = false;
+            self.seen_nonce = self.link.map(|link| link.nonce);
+            if is && old.in_sync == InSync::Both {
+                self.changes.dropped(now, &self.settings.timers);
+            }
+        } else if old.in_sync == InSync::Primary {
+            self.changes.joined(now);
+        }
+        self.roles_changed(&old, now, out);
+    }
+
+    // The gate.
+
+    /// True: the gate's mode is another one now.
+    fn publish(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) -> bool {
+        let gate = self.plan_gate(now);
+        let moved = gate.mode != self.gate.mode || gate.tenure != self.gate.tenure;
+        if gate != self.gate || self.gate_stale {
+            self.gate = gate;
+            self.gate_stale = false;
+            let cx = Context { now, lane: None };
+            members.each(&mut |_, volume, out| volume.set_gate(gate, cx, out));
+        }
+        let serving = gate.may_start(now);
+        if serving != self.serving {
+            self.serving = serving;
+            self.log(LogEntry::Serving(serving), out);
+            if serving {
+                self.hold_until = Time::ZERO;
+                self.tell(SessionMessage::Serving { tenure: gate.tenure }, out);
+            }
+        }
+        moved
+    }
+
+    fn held(&self, until: Time, now: Now) -> Gate {
+        let tenure = self.applied.tenure();
+        if now.grantor < until {
+            Gate { tenure, mode: Mode::Held, lease_end: Time::ZERO, hold_until: until }
+        } else {
+            Gate::closed(tenure)
+        }
+    }
+
+    fn plan_gate(&self, now: Now) -> Gate {
+        let tenure = self.applied.tenure();
+        let chosen = self.arbiter.chosen();
+        if self.arbiter.is_removed() || self.arbiter.is_split() {
+            return Gate::closed(tenure);
+        }
+        let in_office = self.is_primary() && chosen.primary == self.me && chosen.tenure() == tenure;
+        if !in_office {
+            // Secondary, or a configuration that changes roles is on its way to the disk.
+            let until = self.hold_until.max(self.promotion_hold(now));
+            return self.held(until, now);
+        }
+        if self.arbiter.voted_away() {
+            return self.held(self.hold_until, now); // T3
+        }
+        let (draining, handing) = match self.changes.role_change {
+            Some(Change { hand_over: true, .. }) => (false, true),
+            Some(Change { hand_over: false, .. }) => (true, false),
+            None => (false, false),
+        };
+        // Until a configuration is durable here both copies are needed, and nothing is free.
+        let until = if self.settled() { self.arbiter.serves_until() } else { self.arbiter.lease_end() };
+        let Some(lease_end) = until.filter(|_| !self.draining && !handing) else {
+            return self.held(self.hold_until, now);
+        };
+        if now.holder >= lease_end + FAILSAFE_HOLD {
+            return self.held(self.hold_until, now);
+        }
+        let both = self.is_both() || self.arbiter.needs_both() || self.changes.joining;
+        let mode = if draining {
+            Mode::Draining
+        } else if both {
+            Mode::Both
+        } else {
+            Mode::Alone
+        };
+        let hold_until = if draining { self.hold_until } else { Time::ZERO };
+        Gate { tenure, mode, lease_end, hold_until }
+    }
+
+    /// DESIGN §5, *promotion pending*: an in-sync secondary that may be promoted holds commands
+    /// until the promise to the lost primary is over.
+    pub(super) fn promotion_hold(&self, now: Now) -> Time {
+        let pending = !self.is_primary()
+            && self.is_both()
+            && self.applied.quorum == Quorum::Majority
+            && self.promotes_itself()
+            && self.arbiter.start_wait_over(now);
+        match self.link_lost {
+            Some(lost) if pending => lost + self.settings.timers.promote_hold,
+            _ => Time::ZERO,
+        }
+    }
+
+    pub(super) fn promotes_itself(&self) -> bool {
+        (self.policy.auto_failover && self.policy.started) || self.changes.operator_failover
+    }
+
+    // What the proposer may do.
+
+    fn environment(&self, _now: Now) -> Environment {
+        let holding = self.changes.role_change.is_some();
+        Environment {
+            intent: self.intent(),
+            link_live: self.link.is_some(),
+            holding,
+            drained: self.changes.drained && self.primary.is_up() && self.sum.recovering == 0,
+            may_hand_over: holding
+                && !self.recovering_restart
+                && self.link.is_some()
+                && (self.applied.quorum == Quorum::Majority || self.primary.is_up()),
+            join_ready: self.changes.joining && self.primary.is_up(),
+            session_closed: !self.primary.is_up(),
+            stalled: self.stalled,
+        }
+    }
+
+    fn intent(&self) -> Option<Transition> {
+        if !self.settled() {
+            return None;
+        }
+        if !self.is_primary() {
+            let promote = self.link.is_none()
+                && (self.is_both() || mutation::on(Mutation::R4StaleCopyPromoted))
+                && self.promotes_itself();
+            return promote.then_some(Transition::Promote);
+        }
+        if self.changes.dropping.is_some() {
+            return Some(Transition::Drop);
+        }
+        if let Some(change) = &self.changes.role_change {
+            let hand_over = change.hand_over && !mutation::on(Mutation::T14NoHandOver);
+            return Some(if hand_over { Transition::HandOver } else { Transition::SwitchOver });
+        }
+        if self.changes.joining {
+            return Some(Transition::Join);
+        }
+        // From {A,B} both arrays must accept it: wait for the link.
+        let reachable = self.link.is_some() || !self.is_both();
+        (reachable && self.arbiter.witness_to_enrol().is_some()).then_some(Transition::ReEnrol)
+    }
+
+    fn command(&mut self, ticket: u64, command: Command, now: Now, out: &mut Vec<Action>) {
+        match self.start_command(ticket, command, now, out) {
+            Ok(None) => {}
+            Ok(Some(())) => out.push(Action::Outcome { ticket, result: Ok(()) }),
+            Err(refused) => out.push(Action::Outcome { ticket, result: Err(refused) }),
+        }
+    }
+
+    /// `Ok(None)`: under way, the outcome comes later.
+    fn start_command(
+        &mut self,
+        ticket: u64,
+        command: Command,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Option<()>, Refused> {
+        use super::change::Caller;
+        let caller = Caller::Here { ticket };
+        match command {
+            Command::SwitchOver => self.switch_over(caller, now, out),
+            Command::FailOver => self.fail_over(caller, now, out),
+            Command::HandOver => self.hand_over(caller, now),
+            Command::Start => self.set_started(true, caller, now, out),
+            Command::Stop => self.set_started(false, caller, now, out),
+            Command::Remove => {
+                if self.policy.started && self.is_both() {
+                    return Err(Refused::Started);
+                }
+                self.arbiter.remove(&mut self.pending);
+                Ok(Some(()))
+            }
+        }
+    }
+
+    /// When anything here is due (grantor clock).
+    fn earliest(&self, now: Now) -> Option<Time> {
+        let timers = &self.settings.timers;
+        let of_holder = |end: Time| now.grantor + end.since(now.holder);
+        let lease_ends = (self.gate.mode != Mode::Closed && self.gate.lease_end != Time::FOREVER)
+            .then_some(self.gate.lease_end)
+            .into_iter()
+            .flat_map(|end| [end, end + FAILSAFE_HOLD])
+            .filter(|&end| end > now.holder)
+            .map(of_holder);
+        let watch = self.primary.is_busy().then_some(now.grantor + timers.mirror_timeout / 8);
+        let start_wait = (!self.arbiter.start_wait_over(now)).then_some(now.grantor + timers.renewal);
+        [
+            self.arbiter.next_timeout(now),
+            Some(self.hold_until),
+            Some(self.promotion_hold(now)),
+            self.link_lost.map(|lost| lost + timers.heartbeat),
+            self.primary.next_timeout(timers),
+            self.changes.next_timeout(),
+            self.drain_poll(now),
+            watch,
+            start_wait,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|&at| at > now.grantor)
+        .chain(lease_ends)
+        .min()
     }
 }

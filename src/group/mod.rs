@@ -2,8 +2,11 @@
 //! (who may serve), the mirror's volumes (what is equal) and the operator.
 
 mod api;
+mod change;
 mod control;
 mod liveness;
+mod session;
+mod view;
 
 pub use api::{
     Action, BootNonce, Command, Decline, Event, GroupState, Life, LogEntry, MEMBERS_MAX, Members, PathState,

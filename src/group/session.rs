@@ -1,0 +1,406 @@
+//! The mirror session of the group, seen from its control on both arrays (ARBITRATION *session*,
+//! rules 5, 11, 14): asked for by the primary over the control connection, answered by the
+//! secondary once its own older I/O is drained, opened and closed on all volumes at once.
+
+use std::collections::BTreeMap;
+
+use crate::arbitration::{Connection, Tenure, Timers};
+use crate::mirror::{Context, LaneId, RegionRun, SessionId, VolumeId};
+use crate::mutation::{self, Mutation};
+use crate::time::{Duration, Now, Time};
+
+use super::api::{Action, Decline, LogEntry, Members, RUNS_MAX, Refused, SessionEnd, SessionMessage};
+use super::control::Control;
+
+/// Most runs taken of one answer: what every region of a very large volume needs at worst is more
+/// than memory should bear; past it neighbouring runs are merged (copying too much is harmless).
+const ANSWER_RUNS_MAX: usize = 1 << 20;
+/// A hello or join query without an answer is repeated: the secondary may only have been draining.
+const REPEAT: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Closed,
+    Asked {
+        id: SessionId,
+        at: Time,
+        dirty: BTreeMap<VolumeId, Vec<RegionRun>>,
+    },
+    Up {
+        id: SessionId,
+    },
+}
+
+/// As primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Primary {
+    state: State,
+    counter: u64,
+    /// Since when no session is up although there should be one.
+    pub missing_since: Option<Time>,
+    /// The secondary declined; not before.
+    pub not_before: Time,
+    /// When the join query was last sent.
+    pub queried: Option<Time>,
+    /// The secondary is ready for the join in this session.
+    pub ready: bool,
+}
+
+impl Primary {
+    pub const fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    pub const fn is_busy(&self) -> bool {
+        !matches!(self.state, State::Closed)
+    }
+
+    pub const fn id(&self) -> Option<SessionId> {
+        match &self.state {
+            State::Closed => None,
+            State::Asked { id, .. } | State::Up { id } => Some(*id),
+        }
+    }
+
+    pub fn next_timeout(&self, timers: &Timers) -> Option<Time> {
+        let repeat = match self.state {
+            State::Asked { at, .. } => Some(at + REPEAT),
+            _ => None,
+        };
+        let missing = self.missing_since.map(|since| since + timers.mirror_timeout);
+        let query = self.queried.filter(|_| !self.ready).map(|at| at + REPEAT);
+        [repeat, missing, query, Some(self.not_before)]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at != Time::ZERO)
+            .min()
+    }
+}
+
+/// A hello that is not answered yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hello {
+    connection: Connection,
+    tenure: Tenure,
+    epoch: u64,
+    session: SessionId,
+    members: Vec<(VolumeId, u64)>,
+}
+
+/// As secondary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Secondary {
+    hello: Option<Hello>,
+    /// The session whose frames are taken.
+    pub accepted: Option<SessionId>,
+}
+
+impl Secondary {
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Control {
+    /// Is a session wanted, as primary?
+    fn wants_session(&self, now: Now) -> bool {
+        let mirrored = self.is_both() || self.mirrors(now);
+        self.settled()
+            && self.is_primary()
+            && mirrored
+            && !self.arbiter.is_removed()
+            && !self.arbiter.is_split()
+            && !self.draining
+            && !self.arbiter.voted_away()
+            && self.changes.dropping.is_none()
+            && !self.drop_is_voted()
+            && !self.changes.role_change.is_some_and(|change| change.hand_over)
+    }
+
+    /// An own undecided vote for *drop*: the cut point is set, nothing is mirrored past it.
+    pub(super) fn drop_is_voted(&self) -> bool {
+        use crate::arbitration::InSync;
+        self.is_both() && self.arbiter.vote().is_some_and(|vote| vote.in_sync == InSync::Primary)
+    }
+
+    /// Opens what is wanted, watches what is open, answers hellos.
+    pub(super) fn sessions(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        self.answer_hello(now, members, out);
+        if !self.wants_session(now) {
+            self.primary.missing_since = None;
+            if self.primary.is_busy() && !self.changes.role_change.is_some_and(|change| !change.hand_over) {
+                self.end_session(SessionEnd::Stopped, now, members, out);
+            }
+            return;
+        }
+        if self.primary.is_up() {
+            self.primary.missing_since = None;
+            if self.sum.peer_refused {
+                self.end_session(SessionEnd::PeerRefused, now, members, out);
+            }
+        }
+        if !self.primary.is_up() {
+            self.primary.missing_since.get_or_insert(now.grantor);
+            self.ask_session(now, members, out);
+        }
+    }
+
+    fn ask_session(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        let ready = self.link.is_some()
+            && !self.lanes.is_empty()
+            && !self.peer_restarted
+            && now.grantor >= self.primary.not_before;
+        if !ready {
+            return;
+        }
+        let id = match &self.primary.state {
+            State::Asked { at, .. } if now.grantor < *at + REPEAT => return,
+            State::Asked { id, .. } => *id,
+            State::Closed | State::Up { .. } => {
+                self.primary.counter += 1;
+                SessionId { boot: self.settings.boot, counter: self.primary.counter }
+            }
+        };
+        self.primary.state = State::Asked { id, at: now.grantor, dirty: BTreeMap::new() };
+        self.primary.queried = None;
+        self.primary.ready = false;
+        let mut list = Vec::new();
+        members.each(&mut |volume, core, _| list.push((volume, core.geometry().blocks)));
+        list.sort_unstable();
+        let tenure = self.applied.tenure();
+        let epoch = self.applied.epoch;
+        self.tell(SessionMessage::Hello { tenure, epoch, session: id, members: list }, out);
+    }
+
+    /// Closes the session on every volume (rules 11, 14); a join that is not voted for is taken
+    /// back.
+    pub(super) fn end_session(
+        &mut self,
+        why: SessionEnd,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        let state = core::mem::take(&mut self.primary.state);
+        self.primary.queried = None;
+        self.primary.ready = false;
+        let cx = Context { now, lane: None };
+        if let State::Up { id } = state {
+            members.each(&mut |_, volume, out| volume.close_session(cx, out));
+            self.log(LogEntry::SessionClosed { session: id, why }, out);
+        }
+        self.cancel_join(now, members);
+        self.sum.peer_refused = false;
+        self.sum.peer_failed = false;
+        self.sum.oldest_unacked = None;
+    }
+
+    pub(super) fn lane_up(&mut self, lane: LaneId, now: Now, members: &mut dyn Members) {
+        if !self.lanes.contains(&lane) {
+            self.lanes.push(lane);
+        }
+        if self.primary.is_up() {
+            let cx = Context { now, lane: None };
+            members.each(&mut |_, volume, out| volume.lane_up(lane, cx, out));
+        }
+    }
+
+    pub(super) fn lane_lost(
+        &mut self,
+        lane: LaneId,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        self.lanes.retain(|up| *up != lane);
+        let mut unacknowledged = false;
+        members.each(&mut |_, volume, _| unacknowledged |= volume.lane_lost(lane));
+        if unacknowledged || self.lanes.is_empty() {
+            self.end_session(SessionEnd::LaneLost, now, members, out);
+        }
+    }
+
+    pub(super) fn session_message(
+        &mut self,
+        connection: Connection,
+        message: SessionMessage,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        if self.link.is_none_or(|link| link.connection != connection) {
+            return; // T16: of a former connection
+        }
+        match message {
+            SessionMessage::Hello { tenure, epoch, session, members } => {
+                self.secondary.hello = Some(Hello { connection, tenure, epoch: epoch.0, session, members });
+            }
+            SessionMessage::Answer { session, volume, runs, last } => {
+                self.hello_answered(session, volume, runs, last, now, members, out);
+            }
+            SessionMessage::Decline { session, why } => {
+                if self.primary.id() == Some(session) {
+                    self.log(LogEntry::SessionDeclined { why }, out);
+                    self.end_session(SessionEnd::PeerRefused, now, members, out);
+                    self.primary.not_before = now.grantor + REPEAT;
+                }
+            }
+            SessionMessage::JoinQuery { session, group_state } => {
+                let known = self.secondary.accepted == Some(session);
+                if known && !self.sum.map_pending && self.group_state >= group_state {
+                    let group_state = self.group_state;
+                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
+                } else if known {
+                    // Not ready: with its own number, so that the primary sends what is missing.
+                    let behind = self.group_state.min(group_state);
+                    let group_state = if behind < group_state { behind } else { return };
+                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
+                }
+            }
+            SessionMessage::JoinReady { session, group_state } => {
+                if self.primary.is_up() && self.primary.id() == Some(session) {
+                    if group_state >= self.group_state {
+                        self.primary.ready = true;
+                    } else {
+                        out.push(Action::SendGroupState);
+                    }
+                }
+            }
+            SessionMessage::Serving { tenure } => {
+                // Held commands may be answered now: with a refusal that sends the host there.
+                if !self.is_primary() && tenure == self.applied.tenure() {
+                    self.hold_until = Time::ZERO;
+                }
+            }
+            SessionMessage::Request { number, request } => self.requested(number, request, now, out),
+            SessionMessage::Reply { number, result } => self.replied(number, result, out),
+        }
+    }
+
+    // As secondary.
+
+    fn answer_hello(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        let Some(hello) = &self.secondary.hello else { return };
+        let link = self.link.is_some_and(|link| link.connection == hello.connection);
+        if !link {
+            self.secondary.hello = None;
+            return;
+        }
+        // The sender's configuration must be known and durable here: its own messages bring it.
+        if !self.settled() || hello.epoch > self.applied.epoch.0 {
+            return;
+        }
+        let session = hello.session;
+        if self.is_primary() || hello.tenure != self.applied.tenure() {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::NotPrimary }, out);
+        }
+        let mut mine = Vec::new();
+        members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));
+        mine.sort_unstable();
+        if mine != hello.members {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::Members }, out);
+        }
+        if self.secondary.accepted.is_some_and(|newest| session < newest) {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::Old }, out);
+        }
+        let tenure = hello.tenure;
+        let cx = Context { now, lane: None };
+        let mut drained = true;
+        members.each(&mut |_, volume, out| drained &= volume.accept_session(tenure, session, cx, out));
+        self.secondary.accepted = Some(session);
+        if !drained {
+            return; // rule 5: a Poke follows when the older I/O is over
+        }
+        self.secondary.hello = None;
+        let mut answers = Vec::new();
+        members.each(&mut |volume, core, _| {
+            let mut runs = Vec::new();
+            core.dirty_runs(&mut runs);
+            for chunk in runs.chunks(RUNS_MAX) {
+                answers.push((volume, chunk.to_vec()));
+            }
+        });
+        for (volume, runs) in answers {
+            self.tell(SessionMessage::Answer { session, volume: Some(volume), runs, last: false }, out);
+        }
+        self.tell(SessionMessage::Answer { session, volume: None, runs: Vec::new(), last: true }, out);
+    }
+
+    // As primary.
+
+    fn hello_answered(
+        &mut self,
+        session: SessionId,
+        volume: Option<VolumeId>,
+        runs: Vec<RegionRun>,
+        last: bool,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        let State::Asked { id, dirty, .. } = &mut self.primary.state else { return };
+        if *id != session {
+            return;
+        }
+        if let Some(volume) = volume {
+            let known = dirty.entry(volume).or_default();
+            known.extend(runs);
+            bound(known);
+        }
+        if !last || !self.wants_session(now) || self.lanes.is_empty() {
+            return;
+        }
+        let State::Asked { dirty, .. } =
+            core::mem::replace(&mut self.primary.state, State::Up { id: session })
+        else {
+            return;
+        };
+        self.primary.missing_since = None;
+        let cx = Context { now, lane: None };
+        let lanes = &self.lanes;
+        members.each(&mut |volume, core, out| {
+            let runs = dirty.get(&volume).map_or(&[][..], Vec::as_slice);
+            core.open_session(session, lanes, runs, cx, out);
+        });
+        if mutation::on(Mutation::R16BootNonceIgnored) {
+            self.peer_restarted = false;
+        }
+        self.log(LogEntry::SessionOpened { session }, out);
+    }
+
+    /// Asks, now and then, whether the secondary is ready to be joined.
+    pub(super) fn query_join(&mut self, now: Now, out: &mut Vec<Action>) {
+        let State::Up { id } = self.primary.state else { return };
+        let due = self.primary.queried.is_none_or(|at| now.grantor >= at + REPEAT);
+        if due && !self.primary.ready {
+            self.primary.queried = Some(now.grantor);
+            let group_state = self.group_state;
+            self.tell(SessionMessage::JoinQuery { session: id, group_state }, out);
+        }
+    }
+
+    pub(super) fn requests_lost(&mut self, out: &mut Vec<Action>) {
+        for ticket in self.changes.forget_requests() {
+            out.push(Action::Outcome { ticket, result: Err(Refused::PeerUnreachable) });
+        }
+    }
+}
+
+/// Merges neighbours until the list is short enough.
+fn bound(runs: &mut Vec<RegionRun>) {
+    while runs.len() > ANSWER_RUNS_MAX {
+        let merged: Vec<RegionRun> = runs
+            .chunks(2)
+            .filter_map(|pair| {
+                let (first, last) = (pair.first()?, pair.last()?);
+                let end = last.first.saturating_add(last.count);
+                Some(RegionRun { first: first.first, count: end.saturating_sub(first.first) })
+            })
+            .collect();
+        *runs = merged;
+    }
+}
