@@ -351,9 +351,9 @@ pub enum LogEntry {
     Chosen {
         config: crate::arbitration::Config,
     },
-    /// A transition is proposed (again).
+    /// A transition is proposed (again); `None`: an undecided vote is being finished.
     Proposed {
-        transition: crate::arbitration::Transition,
+        transition: Option<crate::arbitration::Transition>,
         round: u64,
     },
     /// This array starts or stops serving.
