@@ -20,6 +20,14 @@ use crate::time::{Now, Time};
 /// is the noise of reading clocks one after the other.
 const SET_BACK_NS: i64 = 1_000_000;
 
+/// How far a source may run ahead before that is accounted for: clocks drift against each other
+/// by some parts in a million all the time, and accounting takes a lock. Small against the margin
+/// of 100 ms between a lease and its promise.
+const DRIFT_NS: i64 = 100_000;
+
+/// How often a suspicious reading is taken again.
+const READINGS_MAX: usize = 4;
+
 /// How long the counter's rate is measured at first use.
 const CALIBRATION_NS: i64 = 20_000_000;
 
@@ -76,14 +84,29 @@ impl Clock {
     }
 
     fn now(&self) -> Now {
+        let (mut boot, mut witnesses) = self.read();
+        if !self.holder.is_still(boot, witnesses) {
+            // A source has jumped, or this thread lost its processor between the readings. Reading
+            // again tells: a jump stays.
+            for _ in 0..READINGS_MAX {
+                (boot, witnesses) = self.read();
+                if nanos(ClockId::CLOCK_BOOTTIME).saturating_sub(boot) < DRIFT_NS {
+                    break;
+                }
+            }
+        }
+        let holder = self.holder.at(boot, witnesses);
+        Now { grantor: time(nanos(ClockId::CLOCK_MONOTONIC)), holder: time(holder) }
+    }
+
+    fn read(&self) -> (i64, [Option<i64>; 3]) {
         let boot = nanos(ClockId::CLOCK_BOOTTIME);
         let witnesses = [
             Some(nanos(ClockId::CLOCK_REALTIME)),
             self.counter.as_ref().map(Counter::nanos),
             self.host.as_ref().and_then(HostClock::nanos),
         ];
-        let holder = self.holder.at(boot, witnesses);
-        Now { grantor: time(nanos(ClockId::CLOCK_MONOTONIC)), holder: time(holder) }
+        (boot, witnesses)
     }
 }
 
@@ -124,15 +147,21 @@ impl Default for Source {
 }
 
 impl Holder {
-    fn at(&self, boot: i64, witnesses: [Option<i64>; 3]) -> i64 {
-        let ahead = witnesses.map(|at| at.map(|at| at.saturating_sub(boot)));
-        let still = |(source, ahead): (&Source, &Option<i64>)| {
+    /// No source has moved against BOOTTIME since it was last accounted for.
+    fn is_still(&self, boot: i64, witnesses: [Option<i64>; 3]) -> bool {
+        let still = |(source, at): (&Source, Option<i64>)| {
             let known = source.ahead.load(Ordering::Acquire);
-            // The order matters: with no reading yet, `known` is far below.
-            ahead.is_none_or(|ahead| known >= ahead && known.saturating_sub(ahead) <= SET_BACK_NS)
+            at.is_none_or(|at| {
+                let moved = at.saturating_sub(boot).saturating_sub(known);
+                known != UNSEEN && (-SET_BACK_NS..=DRIFT_NS).contains(&moved)
+            })
         };
-        if !self.sources.iter().zip(&ahead).all(still) {
-            self.account(&ahead);
+        self.sources.iter().zip(witnesses).all(still)
+    }
+
+    fn at(&self, boot: i64, witnesses: [Option<i64>; 3]) -> i64 {
+        if !self.is_still(boot, witnesses) {
+            self.account(&witnesses.map(|at| at.map(|at| at.saturating_sub(boot))));
         }
         boot.saturating_add(self.missed.load(Ordering::Acquire))
     }
