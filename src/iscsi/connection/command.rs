@@ -1,7 +1,7 @@
 //! SCSI commands and their data-out (RFC 7143 4.2.3, 4.2.5, 11.3, 11.7, 11.8).
 
 use super::tasks::{Asked, Collect, IMMEDIATE_MAX, State, Task};
-use super::{Action, Command, Connection, PROTOCOL_ERROR, TaskId, Violation};
+use super::{Action, Command, Connection, Data, PROTOCOL_ERROR, Reply, TaskId, Violation};
 use crate::iscsi::header::{Header, NO_TAG};
 use crate::iscsi::negotiation::SessionType;
 use crate::iscsi::pdu::{DataOut, R2t, RejectReason, ScsiCommand};
@@ -14,6 +14,9 @@ const TASK_SET_FULL: u8 = 0x28;
 const CHECK_CONDITION: u8 = 0x02;
 /// Fixed-format sense data: ILLEGAL REQUEST, INVALID FIELD IN COMMAND INFORMATION UNIT (0E/03).
 const BIDIRECTIONAL_SENSE: [u8; 18] = [0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x0e, 0x03, 0, 0, 0, 0];
+
+/// Fixed-format sense data: ABORTED COMMAND, PROTOCOL SERVICE CRC ERROR (RFC 7143 11.4.7.2).
+const SPOILED_SENSE: [u8; 18] = [0x70, 0, 0x0b, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x47, 0x05, 0, 0, 0, 0];
 
 /// The command a data segment belongs to, and where in its payload it starts; `None`: skip it.
 type Place = Option<(TaskId, usize)>;
@@ -94,7 +97,11 @@ impl Connection {
     }
 
     /// A Data-Out's header.
-    pub(super) fn data_out(&mut self, header: &Header) -> Result<Place, Violation> {
+    pub(super) fn data_out(
+        &mut self,
+        header: &Header,
+        actions: &mut Vec<Action>,
+    ) -> Result<Place, Violation> {
         let pdu = DataOut::decode(header);
         // Data of a command that is over already (aborted, or answered early) is nothing wrong.
         let Some(id) = self.tasks.find(pdu.itt) else { return Ok(None) };
@@ -113,15 +120,38 @@ impl Connection {
                 _ => return Err(PROTOCOL_ERROR),
             }
         };
-        // In order, without gaps (13.18, 13.19), inside what was asked for or allowed; the last PDU
-        // of an R2T's answer, and only it, ends it exactly (11.7.1, 11.8.4).
-        let in_place = pdu.buffer_offset == collect.received && pdu.data_sn == collect.data_sn && len <= room;
-        let ends_right = pdu.ttt == NO_TAG || pdu.last == (len == room);
-        if !in_place || !ends_right {
+        if len > room {
             return Err(PROTOCOL_ERROR);
+        }
+        // In order and without gaps (13.18, 13.19); the last PDU of an R2T's answer, and only it,
+        // ends it exactly (11.7.1, 11.8.4). Otherwise a PDU is missing (7.9).
+        let in_place = pdu.buffer_offset == collect.received && pdu.data_sn == collect.data_sn;
+        let ends_right = pdu.ttt == NO_TAG || pdu.last == (len == room);
+        if collect.spoiled || !in_place || !ends_right {
+            self.spoil(id, &pdu, actions);
+            return Ok(None);
         }
         collect.data_sn = collect.data_sn.wrapping_add(1);
         Ok(Some((id, pdu.buffer_offset as usize)))
+    }
+
+    /// A Data-Out that cannot be used. Without error recovery within commands the command fails,
+    /// once everything that was asked for has ended (7.8 b).
+    pub(super) fn spoil(&mut self, id: TaskId, pdu: &DataOut, actions: &mut Vec<Action>) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let State::Collecting(collect) = &mut task.state else { return };
+        collect.spoiled = true;
+        if pdu.last {
+            if pdu.ttt == NO_TAG {
+                collect.unsolicited = None;
+            } else {
+                collect.pop();
+            }
+        }
+        if collect.unsolicited.is_none() && collect.outstanding() == 0 {
+            let reply = Reply { status: CHECK_CONDITION, sense: &SPOILED_SENSE, data: Data::None, wanted: 0 };
+            self.complete(id, &reply, actions);
+        }
     }
 
     /// The data segment of a command or Data-Out is complete (it may be empty).

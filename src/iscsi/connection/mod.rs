@@ -29,7 +29,7 @@ use super::login::{Candidate, LOGIN_DATA_MAX, Login, Step, TargetIdentity};
 use super::negotiation::{Parameters, RECEIVE_MAX, SessionType};
 use super::output::Output;
 use super::pdu::{
-    Attribute, LoginRequest, LoginResponse, LoginStatus, Numbers, Reject, RejectReason, TaskFunction,
+    Attribute, DataOut, LoginRequest, LoginResponse, LoginStatus, Numbers, Reject, RejectReason, TaskFunction,
 };
 use super::serial::Serial;
 use super::window::CommandWindow;
@@ -362,7 +362,7 @@ impl Connection {
         let place = if header.opcode() == Some(Opcode::ScsiCommand) {
             self.scsi_command(header)
         } else {
-            self.data_out(header)
+            self.data_out(header, actions)
         };
         match place {
             Ok(place) => {
@@ -415,14 +415,28 @@ impl Connection {
             let (padding, found) = tail.split_at(tail.len().saturating_sub(super::digest::LEN));
             digest.update(padding);
             if digest.finish() != found {
-                let header = body.header;
-                self.reject(&header, RejectReason::DataDigestError);
-                return self.close(bytes);
+                let taken = part + body.tail;
+                return self.damaged(bytes, taken, actions);
             }
         }
         let taken = part + body.tail;
         self.end_body(actions);
         taken
+    }
+
+    /// The digest of the data segment that ends after `taken` of `bytes` is wrong (7.8).
+    fn damaged(&mut self, bytes: &[u8], taken: usize, actions: &mut Vec<Action>) -> usize {
+        let Some(Body { header, task, .. }) = self.body.take() else { return taken };
+        self.reject(&header, RejectReason::DataDigestError);
+        if header.opcode() == Some(Opcode::DataOut) {
+            if let Some(id) = task {
+                self.spoil(id, &DataOut::decode(&header), actions);
+            }
+            return taken;
+        }
+        // A command that is as if it had not come leaves a gap in CmdSN: the session is the unit of
+        // recovery.
+        self.close(bytes)
     }
 
     fn end_body(&mut self, actions: &mut Vec<Action>) {

@@ -33,6 +33,8 @@ pub struct Collect {
     pub unsolicited: Option<u32>,
     /// DataSN of the next PDU in the sequence.
     pub data_sn: u32,
+    /// Something of the data is missing or damaged: the rest is skipped, the command will fail.
+    pub spoiled: bool,
     asked_for: [Asked; OUTSTANDING_R2T],
     outstanding: usize,
 }

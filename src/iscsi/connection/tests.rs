@@ -291,12 +291,8 @@ fn several_r2ts_at_once_are_answered_in_order() {
 #[test]
 fn data_out_outside_its_place_ends_the_connection() {
     type Case = fn(&mut Rig, u32);
-    let cases: [(&str, Case); 8] = [
-        ("offset", |rig, ttt| rig.data_out(5, ttt, 0, 512, &[0; 512], false)),
+    let cases: [(&str, Case); 4] = [
         ("beyond", |rig, ttt| rig.data_out(5, ttt, 0, 0, &[0; 5000], true)),
-        ("data sn", |rig, ttt| rig.data_out(5, ttt, 1, 0, &[0; 512], false)),
-        ("early end", |rig, ttt| rig.data_out(5, ttt, 0, 0, &[0; 512], true)),
-        ("no end", |rig, ttt| rig.data_out(5, ttt, 0, 0, &[0; 4096], false)),
         ("foreign tag", |rig, ttt| rig.data_out(5, ttt + 9, 0, 0, &[0; 512], false)),
         ("unsolicited", |rig, _| rig.data_out(5, NO_TAG, 0, 0, &[0; 512], false)),
         ("same task tag", |rig, _| {
@@ -314,6 +310,57 @@ fn data_out_outside_its_place_ends_the_connection() {
         assert!(rig.connection.is_closing(), "{name}");
         assert!(rig.executed().is_empty(), "{name}");
     }
+}
+
+/// A gap in the data fails the command, after all that was asked for; the connection goes on.
+#[test]
+fn a_data_out_out_of_sequence_fails_its_command() {
+    type Case = fn(&mut Rig, u32);
+    let cases: [(&str, Case); 5] = [
+        ("offset", |rig, ttt| rig.data_out(5, ttt, 0, 512, &[0; 3584], true)),
+        ("data sn", |rig, ttt| rig.data_out(5, ttt, 1, 0, &[0; 4096], true)),
+        ("twice", |rig, ttt| {
+            rig.data_out(5, ttt, 0, 0, &[0; 512], false);
+            rig.data_out(5, ttt, 0, 0, &[0; 512], false);
+            rig.data_out(5, ttt, 1, 512, &[0; 3584], true);
+        }),
+        ("early end", |rig, ttt| rig.data_out(5, ttt, 0, 0, &[0; 512], true)),
+        ("no end", |rig, ttt| {
+            rig.data_out(5, ttt, 0, 0, &[0; 4096], false);
+            assert!(rig.receive().is_empty(), "not before the end");
+            rig.data_out(5, ttt, 1, 4096, &[], true);
+        }),
+    ];
+    for (name, case) in cases {
+        let mut rig = Rig::logged_in(b"ImmediateData=No\0");
+        let command = rig.command(5, WRITE_10, 4096);
+        rig.send(command.encode(), &[]);
+        let Pdu::R2t(r2t) = rig.one().pdu else { panic!() };
+        case(&mut rig, r2t.ttt);
+        let Received { pdu: Pdu::ScsiResponse(response), data } = rig.one() else { panic!("{name}") };
+        assert_eq!((response.status, data[4], data[14]), (2, 0x0b, 0x47), "{name}");
+        assert!(!rig.connection.is_closing() && rig.connection.is_quiet(), "{name}");
+        assert!(rig.executed().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_damaged_data_out_fails_its_command() {
+    let mut rig = Rig::logged_in(b"ImmediateData=No\0DataDigest=CRC32C\0");
+    let command = rig.command(5, WRITE_10, 4096);
+    rig.send(command.encode(), &[]);
+    let Pdu::R2t(r2t) = rig.one().pdu else { panic!() };
+    let pdu = DataOut { last: true, itt: 5, ttt: r2t.ttt, ..DataOut::default() };
+    let mut bytes = Vec::new();
+    frame::append(&mut bytes, pdu.encode(), &pattern(4096), rig.digests);
+    bytes[99] ^= 4;
+    rig.send_raw(&bytes);
+    let received = rig.receive();
+    assert!(matches!(received[0].pdu, Pdu::Reject(Reject { reason: RejectReason::DataDigestError, .. })));
+    assert!(matches!(received[1].pdu, Pdu::ScsiResponse(ScsiResponse { status: 2, .. })));
+    assert!(rig.executed().is_empty() && !rig.connection.is_closing());
+    rig.read(6, 512);
+    assert_eq!(rig.executed().len(), 1, "the stream is still in step");
 }
 
 #[test]
