@@ -15,8 +15,9 @@ const ENROL_HOLD: Duration = Duration::from_secs(2);
 
 impl Volume {
     /// Puts the volume into a group (at start, or by `admitrcopyvv`); commands wait for
-    /// `set_gate`, at most two seconds. With `full` every region becomes out of sync (first sync,
-    /// blank disk); the membership may be made durable once `Status::map_pending` is false.
+    /// `set_gate`, at most two seconds. With `full` every region becomes out of sync (first sync: on
+    /// the primary; blank disk: where it is); the membership may be made durable once
+    /// `Status::map_pending` is false.
     pub fn enrol(&mut self, me: Side, config: &Config, full: bool, cx: Context, out: &mut Vec<VolumeAction>) {
         self.group = Some(Membership { me, config: *config });
         let tenure = config.tenure();
@@ -73,7 +74,8 @@ impl Volume {
     /// A configuration was chosen (ARBITRATION `learn`): carries out what it means for maps,
     /// session and commands. Call before the `set_gate` that follows from it; until then nothing
     /// starts under a new tenure. What must be durable before an answer (drop: out of sync |=
-    /// activity) holds the answers back by itself.
+    /// activity) holds the answers back by itself. A join that was allowed and lost to another
+    /// value stays required until `cancel_join`.
     pub fn learned(&mut self, new: &Config, cx: Context, out: &mut Vec<VolumeAction>) {
         let Some(group) = &mut self.group else { return };
         let me = group.me;
@@ -103,6 +105,7 @@ impl Volume {
                 (InSync::Both, InSync::Primary) => self.peer_dropped(cx, out),
                 (InSync::Primary, InSync::Both) => {
                     self.joining = false;
+                    self.store_failed = false; // what failed before was copied, or answered
                     self.must_copy.clear();
                     self.map.clear_all_out_of_sync();
                 }

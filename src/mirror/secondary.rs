@@ -2,7 +2,7 @@
 //! in which overlapping ones came, drained before a newer session is accepted (rules 5, 14).
 
 use crate::arbitration::Tenure;
-use crate::block::{Extent, StoreResult};
+use crate::block::{Extent, Op, StoreResult};
 use crate::mutation::{self, Mutation};
 
 use super::api::{ApplyId, Context, FrameHeader, LaneId, Limits, RegionRun, SessionId, VolumeAction};
@@ -171,6 +171,7 @@ impl Volume {
         !self.is_primary()
             && !wrong_tenure
             && header.op.writes()
+            && header.op != Op::CompareAndWrite
             && inside
             && (header.session == session || mutation::on(Mutation::T11OldSessionTaken))
     }

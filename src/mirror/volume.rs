@@ -150,7 +150,8 @@ impl Volume {
 
     /// The data path's copy of the gate. `Closed`, or another tenure, refuses every command at
     /// once (those whose I/O runs stay in the ledger until it is over); opening lets the parked
-    /// ones arrive.
+    /// ones arrive. Nothing starts, whatever the gate says, before what older tenures and sessions
+    /// sent to this disk has arrived there (rule 5; `Status::store_io_old`).
     pub fn set_gate(&mut self, gate: Gate, cx: Context, out: &mut Vec<VolumeAction>) {
         let old = core::mem::replace(&mut self.gate, gate);
         let renewed = Gate { lease_end: gate.lease_end, ..old } == gate;
@@ -306,7 +307,8 @@ impl Volume {
         self.settle(cx, out);
     }
 
-    /// The snapshot could not be written; what is on disk is unknown. It is asked for again.
+    /// The snapshot could not be written; what is on disk is unknown. `PersistMap`
+    /// asks for it again at once: the shell decides when to try.
     pub fn map_failed(&mut self, generation: MapGeneration, cx: Context, out: &mut Vec<VolumeAction>) {
         if self.map.snapshot_failed(generation) {
             self.request_map(out);
