@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::model::{GroupState, Host, Kind, ObjectError, Objects, SharedVolume, Vlun};
+use super::model::Objects;
+use super::types::{GroupState, Host, Kind, ObjectError, SharedVolume, Vlun};
 
 impl Objects {
     /// The state of a group as this array holds it.

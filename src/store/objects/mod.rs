@@ -9,10 +9,11 @@ mod model;
 mod store;
 #[cfg(test)]
 mod tests;
+mod types;
 
-pub use model::{
-    COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member,
-    NAME_MAX, OBJECTS_MAX, ObjectError, Objects, Policies, Provisioning, SharedVolume, Tombstone,
-    VirtualVolume, Vlun, check_name,
-};
+pub use model::{Objects, check_name};
 pub use store::{ObjectStore, StoreError};
+pub use types::{
+    COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member,
+    NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone, VirtualVolume, Vlun,
+};
