@@ -94,6 +94,13 @@ pub enum Command {
         range: Range,
         force: bool,
     },
+    ReadDefectData {
+        long: bool,
+        /// REQ_PLIST and REQ_GLIST, where the CDB has them.
+        lists: u8,
+        format: u8,
+        allocation: u32,
+    },
     LogSense {
         page: u8,
         subpage: u8,
@@ -247,6 +254,18 @@ impl Command {
             Kind::CompareAndWrite => Self::CompareAndWrite {
                 range: Range { lba: field::<8>(cdb, 2), blocks: u32::from(cdb[13]), blocks_at: At(13) },
                 force: flag(3),
+            },
+            Kind::ReadDefectData10 => Self::ReadDefectData {
+                long: false,
+                lists: cdb[2] & 0x18,
+                format: cdb[2] & 0x07,
+                allocation: field16(cdb, 7),
+            },
+            Kind::ReadDefectData12 => Self::ReadDefectData {
+                long: true,
+                lists: cdb[1] & 0x18,
+                format: cdb[1] & 0x07,
+                allocation: field32(cdb, 6),
             },
             Kind::LogSense => Self::LogSense {
                 page: cdb[2] & 0x3f,

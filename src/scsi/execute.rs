@@ -230,6 +230,10 @@ impl Device<'_> {
                 report::lba_status(unit, lba, out)?;
                 allocation
             }
+            Command::ReadDefectData { long, lists, format, allocation } => {
+                report::defects(long, lists, format, out);
+                allocation
+            }
             Command::LogSense { page, subpage, pointer, allocation } => {
                 log::sense(self.addressed.space, page, subpage, pointer, out)?;
                 allocation
@@ -440,7 +444,7 @@ impl Device<'_> {
         // Half of it is compared: with another length the halves would be others.
         let bytes = 2 * bytes_of(extent.blocks);
         if self.data.len() != bytes {
-            return Err(Sense::WRONG_DATA_LENGTH);
+            return Err(Sense::invalid_in_cdb(range.blocks_at.0, None));
         }
         if extent.blocks == 0 {
             return Ok(None);

@@ -44,6 +44,18 @@ pub(super) fn lba_status(unit: &LogicalUnit, lba: u64, out: &mut Parameter<'_>) 
     Ok(())
 }
 
+/// SBC-4 5.17 and 5.18: a virtual volume has no defects to list.
+pub(super) fn defects(long: bool, lists: u8, format: u8, out: &mut Parameter<'_>) {
+    out.u8(0);
+    out.u8(lists | format);
+    if long {
+        out.u16(0); // generation code: not supported
+        out.u32(0);
+    } else {
+        out.u16(0);
+    }
+}
+
 /// SPC-5 6.37. There are neither well known nor administrative units.
 pub(super) fn luns(view: &View<'_>, select: u8, out: &mut Parameter<'_>) {
     let listed = if matches!(select, 0x00 | 0x02 | 0x11) { view.luns } else { &[] };

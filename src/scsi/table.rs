@@ -22,6 +22,8 @@ pub enum Kind {
     WriteSame,
     Unmap,
     CompareAndWrite,
+    ReadDefectData10,
+    ReadDefectData12,
     LogSense,
     ReportLuns,
     ReportTargetPortGroups,
@@ -161,6 +163,7 @@ pub const TABLE: &[Entry] = &[
         .ignoring(1, 0x01).ignoring(6, GROUP),
     entry(Kind::SynchronizeCache, &[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0])
         .ignoring(1, 0x05).ignoring(6, GROUP),
+    entry(Kind::ReadDefectData10, &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0]),
     entry(Kind::WriteSame, &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]).protect()
         .ignoring(1, 0x01).ignoring(6, GROUP),
     entry(Kind::Unmap, &[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0]).thin()
@@ -205,6 +208,8 @@ pub const TABLE: &[Entry] = &[
         .ignoring(1, 0x01).ignoring(10, GROUP),
     entry(Kind::Verify, &[0xaf, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]).protect()
         .ignoring(1, 0x01).ignoring(10, GROUP),
+    // ADDRESS DESCRIPTOR INDEX: any is past the end of an empty list.
+    entry(Kind::ReadDefectData12, &[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]),
 ];
 
 /// No entry with this operation code.

@@ -51,8 +51,8 @@ impl Default for Limits {
         Self {
             transfer_blocks: 16 * 1024,
             optimal_transfer_blocks: 2 * 1024,
-            // 32 MiB: written out when the block is not zero, so it has to end within a hold.
-            write_same_blocks: 64 * 1024,
+            // Written out when the block is not zero, so no more than any other write.
+            write_same_blocks: 16 * 1024,
             // 512 MiB and no more: conformance tests call more insane.
             unmap_blocks: 1024 * 1024,
             unmap_descriptors: 256,

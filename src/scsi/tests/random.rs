@@ -46,9 +46,9 @@ fn room(cdb: &[u8; 16]) -> usize {
     match cdb[0] {
         0x03 | 0x1a => usize::from(cdb[4]),
         0x12 => usize::from(u16::from_be_bytes([cdb[3], cdb[4]])),
-        0x4d | 0x5a => usize::from(u16::from_be_bytes([cdb[7], cdb[8]])),
+        0x37 | 0x4d | 0x5a => usize::from(u16::from_be_bytes([cdb[7], cdb[8]])),
         0x9e => long(10),
-        0xa0 | 0xa3 => long(6),
+        0xa0 | 0xa3 | 0xb7 => long(6),
         0x25 => 8,
         _ => 0,
     }

@@ -207,3 +207,11 @@ fn what_is_not_there_yet_is_an_invalid_opcode() {
         assert_eq!(Rig::new().refused(&[opcode, 0, 0, 0, 0, 0]), Sense::INVALID_OPCODE, "{opcode:02x}");
     }
 }
+
+#[test]
+fn there_are_no_defects() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.ask(&[0x37, 0, 0x1d, 0, 0, 0, 0, 0, 255, 0]), [0, 0x1d, 0, 0]);
+    assert_eq!(rig.ask(&[0xb7, 0x0c, 0, 0, 0, 9, 0, 0, 0, 255, 0, 0]), [0, 0x0c, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(rig.ask(&[0xb7, 0x0c, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0]), [0, 0x0c]);
+}

@@ -117,7 +117,7 @@ fn block_limits() {
     let words: Vec<_> =
         data[8..36].chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
     assert_eq!(words, [16384, 2048, 0, 1 << 20, 256, 8, 0x8000_0000]);
-    assert_eq!(data[36..44], (64 * 1024_u64).to_be_bytes());
+    assert_eq!(data[36..44], (16 * 1024_u64).to_be_bytes());
     assert!(page(&mut Rig::thick(), 0xb0)[20..36].iter().all(|byte| *byte == 0), "no UNMAP");
 }
 
