@@ -9,7 +9,8 @@ use crate::sys::buffer::Buffer;
 
 /// Data up to this length is copied behind its header: cheaper than one more piece of a writev.
 const COPY_MAX: usize = 512;
-/// Sent bytes at the front of the run are given up when there are this many.
+/// Sent bytes at the front of the run are given up when there are this many, and more than are
+/// left: so no byte is moved more than once on average.
 const COMPACT_AT: usize = 64 * 1024;
 /// A run that has grown beyond this is given back once it is empty.
 const KEEP_MAX: usize = 256 * 1024;
@@ -127,7 +128,7 @@ impl Output {
             self.run.clear();
             self.run.shrink_to(KEEP_MAX);
             self.run_sent = 0;
-        } else if self.run_sent >= COMPACT_AT {
+        } else if self.run_sent >= COMPACT_AT && self.run_sent >= self.run.len() / 2 {
             self.run.drain(..self.run_sent);
             self.run_sent = 0;
         }

@@ -1,10 +1,9 @@
 //! A target with one unit in memory, whose commands can be held back.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use twinlun::block::{Outcome, Refusal};
@@ -84,7 +83,7 @@ impl Steering {
 
 #[derive(Clone)]
 struct Memory {
-    bytes: Rc<RefCell<Vec<u8>>>,
+    bytes: Arc<Mutex<Vec<u8>>>,
     steering: Arc<Steering>,
     address: SocketAddr,
 }
@@ -125,7 +124,7 @@ impl MemoryNexus {
         let cdb = &command.cdb;
         let start = u32::from_be_bytes([cdb[2], cdb[3], cdb[4], cdb[5]]) as usize * 512;
         let len = usize::from(u16::from_be_bytes([cdb[7], cdb[8]])) * 512;
-        let mut bytes = self.memory.bytes.borrow_mut();
+        let mut bytes = self.memory.bytes.lock().unwrap();
         let mut reply = OwnedReply { status: 0, sense: SenseData::EMPTY, data: Buffer::empty(), wanted: 0 };
         match cdb[0] {
             0x28 => {
@@ -202,7 +201,7 @@ pub struct Target {
     pub sessions: Sessions,
     pub steering: Arc<Steering>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Target {
@@ -211,53 +210,72 @@ impl Target {
     }
 
     pub fn with_limits(limits: Limits) -> Self {
-        Self::serving(limits, |steering, address| {
-            let bytes = Rc::new(RefCell::new(vec![0; BLOCKS * 512]));
-            Memory { bytes, steering, address }
+        let bytes = Arc::new(Mutex::new(vec![0; BLOCKS * 512]));
+        Self::serving(limits, 2, move |steering, address| Memory {
+            bytes: Arc::clone(&bytes),
+            steering,
+            address,
         })
     }
 
     /// The real command set over a disk in memory.
     pub fn disk() -> Self {
-        Self::serving(Limits::default(), |_, address| ScsiService(Disk::new(address)))
+        Self::serving(Limits::default(), 1, |_, address| ScsiService(Disk::new(address)))
     }
 
+    /// Connections take turns on `threads` data threads.
     fn serving<S: Service>(
         limits: Limits,
-        service: impl FnOnce(Arc<Steering>, SocketAddr) -> S + Send + 'static,
+        threads: usize,
+        service: impl Fn(Arc<Steering>, SocketAddr) -> S + Clone + Send + 'static,
     ) -> Self {
-        let (address_out, address_in) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let sessions = Sessions::default();
         let steering = Arc::new(Steering::default());
-        let (shared, shared_steering) = (sessions.clone(), Arc::clone(&steering));
-        let thread = std::thread::spawn(move || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut handles = Vec::new();
+        let mut senders = Vec::new();
+        for _ in 0..threads {
+            let (sender, mut connections) = tokio::sync::mpsc::unbounded_channel::<Accepted>();
+            let (sessions, steering) = (sessions.clone(), Arc::clone(&steering));
+            let service = service.clone();
+            senders.push(sender);
+            handles.push(std::thread::spawn(move || {
+                tokio_uring::start(async move {
+                    let target =
+                        TargetIdentity { name: TARGET.into(), alias: String::new(), portal_group_tag: 1 };
+                    let config = Rc::new(PortalConfig { target, limits, sessions });
+                    let service = service(steering, address);
+                    while let Some(accepted) = connections.recv().await {
+                        tokio_uring::spawn(serve_connection(accepted, service.clone(), Rc::clone(&config)));
+                    }
+                });
+            }));
+        }
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let shared = sessions.clone();
+        handles.push(std::thread::spawn(move || {
             tokio_uring::start(async move {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let address = listener.local_addr().unwrap();
-                address_out.send(address).unwrap();
-                let target =
-                    TargetIdentity { name: TARGET.into(), alias: String::new(), portal_group_tag: 1 };
-                let config = Rc::new(PortalConfig { target, limits, sessions: shared.clone() });
-                let service = service(shared_steering, address);
-                let serve = |accepted: Accepted| {
-                    tokio_uring::spawn(serve_connection(accepted, service.clone(), Rc::clone(&config)));
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let mut turn = (0..senders.len()).cycle();
+                let hand_over = |accepted| {
+                    let _ = senders[turn.next().unwrap()].send(accepted);
                 };
                 tokio::select! {
-                    () = accept(listener, shared, serve) => {}
+                    () = accept(listener, shared, hand_over) => {}
                     _ = stopped => {}
                 }
             });
-        });
-        let address = address_in.recv().unwrap();
-        Self { address, sessions, steering, stop: Some(stop), thread: Some(thread) }
+        }));
+        Self { address, sessions, steering, stop: Some(stop), threads: handles }
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let ended = thread.join();
             if !std::thread::panicking() {
                 ended.unwrap();
