@@ -61,7 +61,6 @@ fn cost(grouped: bool, depth: usize, op: Op, next: impl Fn(u64) -> u64) -> f64 {
 
 #[test]
 #[ignore = "a measurement"]
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn nanoseconds_per_command() {
     let random = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (1000 * 256) * 8;
     let sequential = |n: u64| n % (1000 * 256) * 8;
