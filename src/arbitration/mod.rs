@@ -24,3 +24,6 @@ pub use record::{Ballot, RECORD_FORMAT, Vote, VoterRecord};
 pub use timers::{LEASE_MAX, TimerError, Timers};
 pub use transition::Transition;
 pub use witness::{WitnessAction, WitnessCore, WitnessImage};
+
+#[cfg(test)]
+mod walk_tests;
