@@ -157,7 +157,7 @@ impl Control {
         let longer = |since: Option<Time>, than: Duration| since.is_some_and(|at| now.grantor >= at + than);
         if self.peer_restarted {
             Some(SessionEnd::PeerRestarted)
-        } else if !self.is_wanted() {
+        } else if !self.is_wanted() && self.changes.role_change.is_none() {
             Some(SessionEnd::Stopped)
         } else if longer(self.link_lost, timers.heartbeat) {
             Some(SessionEnd::LinkLost)

@@ -243,6 +243,12 @@ impl Control {
         self.applied == self.arbiter.chosen()
     }
 
+    /// The chosen configuration, applied or not, keeps this array in the office it holds.
+    pub(super) fn stays_in_office(&self) -> bool {
+        let chosen = self.arbiter.chosen();
+        self.is_primary() && chosen.primary == self.me && chosen.tenure() == self.applied.tenure()
+    }
+
     pub(super) fn is_primary(&self) -> bool {
         self.applied.primary == self.me
     }
@@ -421,12 +427,10 @@ impl Control {
 
     fn plan_gate(&self, now: Now) -> Gate {
         let tenure = self.applied.tenure();
-        let chosen = self.arbiter.chosen();
         if self.arbiter.is_removed() || self.arbiter.is_split() {
             return Gate::closed(tenure);
         }
-        let in_office = self.is_primary() && chosen.primary == self.me && chosen.tenure() == tenure;
-        if !in_office {
+        if !self.stays_in_office() {
             // Secondary, or a configuration that changes roles is on its way to the disk.
             let until = self.hold_until.max(self.promotion_hold(now));
             return self.held(until, now);

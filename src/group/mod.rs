@@ -15,3 +15,6 @@ pub use api::{
 };
 pub use control::Control;
 pub use liveness::Liveness;
+
+#[cfg(test)]
+mod rig_tests;

@@ -127,6 +127,9 @@ impl Control {
     /// Opens what is wanted, watches what is open, answers hellos.
     pub(super) fn sessions(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         self.answer_hello(now, members, out);
+        if !self.settled() && self.primary.is_up() && self.stays_in_office() {
+            return; // a join or re-enrol on its way to the disk: the session lives on
+        }
         if !self.wants_session(now) {
             self.primary.missing_since = None;
             if self.primary.is_busy() && !self.changes.role_change.is_some_and(|change| !change.hand_over) {
