@@ -8,6 +8,8 @@ mod connection;
 mod exports;
 mod mailbox;
 mod scsi;
+#[cfg(test)]
+mod scsi_tests;
 mod service;
 mod sessions;
 mod spin;
