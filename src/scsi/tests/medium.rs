@@ -4,8 +4,11 @@ use super::{BLOCKS, Rig, cdb_10, cdb_16};
 use crate::block::{Extent, Op, Outcome, Request};
 use crate::scsi::{DataIn, End, Medium, Progress, Reply, Sense, Status};
 
-/// The only request that may run now, and its bytes of data-out.
-fn next(medium: &mut Medium, data: &[u8]) -> (Op, Extent, usize) {
+/// A request's operation, its blocks and its bytes of data-out.
+type Started = (Op, Extent, usize);
+
+/// The only request that may run now.
+fn next(medium: &mut Medium, data: &[u8]) -> Started {
     let submission = medium.next(data).unwrap();
     assert_eq!(medium.next(data), None);
     assert_eq!(submission.data.start, 0);
@@ -213,7 +216,7 @@ fn write_same() {
     let mut rig = Rig::new();
     let (zero, one) = ([0; 512], [1; 512]);
     let extent = Extent::new(9, 100);
-    let cases: [(u8, &[u8], (Op, Extent, usize)); 6] = [
+    let cases: [(u8, &[u8], Started); 6] = [
         (0x00, &one, (Op::WriteSame, extent, 512)),
         (0x00, &zero, (Op::WriteZeroes, extent, 0)),
         (0x08, &zero, (Op::Unmap, extent, 0)),
