@@ -1,5 +1,7 @@
 //! Assembly of one array: threads, objects, portals, groups.
 
 pub mod data;
+pub mod events;
+pub mod groups;
 pub mod metadata;
 pub mod volumes;

@@ -1,0 +1,113 @@
+//! The event log: what happened, in words, with the epoch it happened in. Bounded; the newest
+//! entries stay.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::arbitration::{Config, InSync, Quorum, Transition};
+use crate::group::{Decline, LogEntry, SessionEnd};
+
+/// Entries kept in memory: some days of a pair whose links flap.
+const ENTRIES: usize = 4096;
+
+/// One line of `showeventlog`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Counts all entries since the start; gaps never occur.
+    pub id: u64,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// Name of the remote copy group, if it concerns one.
+    pub group: Option<String>,
+    pub epoch: Option<u64>,
+    pub text: String,
+}
+
+/// The log; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct EventLog(Arc<Mutex<(u64, VecDeque<Entry>)>>);
+
+impl EventLog {
+    pub fn add(&self, group: Option<String>, epoch: Option<u64>, text: String) {
+        tracing::info!(group = group.as_deref().unwrap_or("-"), epoch, "{text}");
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.0 += 1;
+        let id = log.0;
+        if log.1.len() == ENTRIES {
+            log.1.pop_front();
+        }
+        log.1.push_back(Entry { id, time, group, epoch, text });
+    }
+
+    /// The entries kept, oldest first.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.iter().cloned().collect()
+    }
+}
+
+fn describe(config: &Config) -> String {
+    let in_sync = match config.in_sync {
+        InSync::Both => "in sync {A,B}".to_owned(),
+        InSync::Primary => format!("in sync {{{}}}", config.primary),
+    };
+    let quorum = match config.quorum {
+        Quorum::Majority => "majority",
+        Quorum::PrimaryAlone => "primary alone",
+    };
+    format!("epoch {}: primary {}, {in_sync}, quorum {quorum}", config.epoch.0, config.primary)
+}
+
+/// A control's log entry in words.
+pub fn say(entry: &LogEntry) -> String {
+    match entry {
+        LogEntry::Chosen { config } => format!("chosen {}", describe(config)),
+        LogEntry::Proposed { transition, round } => {
+            let what = match transition {
+                Transition::Drop => "drop peer",
+                Transition::Promote => "promote",
+                Transition::Join => "join",
+                Transition::SwitchOver => "switch over",
+                Transition::HandOver => "hand over",
+                Transition::ReEnrol => "re-enrol the witness",
+            };
+            format!("proposes to {what} (round {round})")
+        }
+        LogEntry::Serving(true) => "serves".into(),
+        LogEntry::Serving(false) => "serves no longer".into(),
+        LogEntry::LeaseLost => "the lease has run out".into(),
+        LogEntry::Link(true) => "the other array is reached".into(),
+        LogEntry::Link(false) => "the other array is lost".into(),
+        LogEntry::Witness(true) => "the witness is reached".into(),
+        LogEntry::Witness(false) => "the witness is lost".into(),
+        LogEntry::PeerRestarted => "the other array has restarted".into(),
+        LogEntry::SessionOpened { session } => {
+            format!("mirror session {}.{} is open", session.boot, session.counter)
+        }
+        LogEntry::SessionClosed { session, why } => {
+            let why = match why {
+                SessionEnd::LinkLost => "the link is lost",
+                SessionEnd::LaneLost => "a lane is lost",
+                SessionEnd::PeerRefused => "the other array refused a frame",
+                SessionEnd::PeerFailed => "the other array's disk failed",
+                SessionEnd::MirrorTimeout => "a write was not acknowledged in time",
+                SessionEnd::PeerRestarted => "the other array has restarted",
+                SessionEnd::Stopped => "the group was stopped",
+                SessionEnd::ConfigurationChanged => "the configuration changed",
+                SessionEnd::MembersChanged => "the members changed",
+            };
+            format!("mirror session {}.{} is closed: {why}", session.boot, session.counter)
+        }
+        LogEntry::SessionDeclined { why } => {
+            let why = match why {
+                Decline::NotPrimary => "this array is not the primary it knows",
+                Decline::Old => "it has seen a newer session",
+                Decline::Members => "its volumes differ in number, identity or size",
+            };
+            format!("the other array declines to mirror: {why}")
+        }
+        LogEntry::SwitchOverGivenUp => "switchover given up: commands in flight did not end in time".into(),
+        LogEntry::SplitBrain => "two histories have met (override on both sides)".into(),
+    }
+}
