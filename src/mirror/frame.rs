@@ -33,7 +33,7 @@ const HEADER_CRC_AT: usize = 124;
 /// Volume 16, session 16, sequence 8, result 1, zero 7.
 const ACK_LEN: usize = 48;
 /// Array 16, boot nonce 16, lane 2, side 1, newest version 1, oldest version 1, zero 3.
-const HELLO_LEN: usize = 40;
+pub const HELLO_LEN: usize = 40;
 
 const KIND_HELLO: u8 = 1;
 const KIND_DATA: u8 = 2;

@@ -138,8 +138,21 @@ impl DataThread {
 
     pub fn adopt_lane(&self, lane: LaneId, out: Rc<LaneOut>) {
         let mut lanes = self.lanes.borrow_mut();
-        lanes.retain(|(id, _)| *id != lane);
+        // A new connection under an old number: the old one is given up.
+        lanes.retain(|(id, old)| {
+            if *id == lane {
+                old.close();
+            }
+            *id != lane
+        });
         lanes.push((lane, out));
+    }
+
+    /// Gives up every lane of this thread: the link they belong to is gone.
+    pub fn close_lanes(&self) {
+        for (_, out) in self.lanes.borrow().iter() {
+            out.close();
+        }
     }
 
     /// Forgets a lane, unless another connection has taken its number meanwhile.

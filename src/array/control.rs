@@ -1,0 +1,563 @@
+//! The control thread: every event of links, witness, volumes, disks and operators goes through
+//! one queue to the groups' controls, and what they wish is carried out here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+
+use crate::arbitration::{Connection, GroupId, Incarnation, Message, Side, Timers, Voter, VoterRecord};
+use crate::group::{Command, Control, Event, Life, PathView, Policy, Refused, Settings};
+use crate::link::channel::{self, Sender};
+use crate::link::lane::{LaneConnection, LaneEvent};
+use crate::mirror::{LaneId, VolumeId};
+use crate::store::objects::Group;
+use crate::store::records::RecordTable;
+use crate::sys::clock;
+use crate::volume::{DataThread, Mailboxes, Volume};
+use crate::wire::{self, Frame, Hello, Role};
+
+use super::events::EventLog;
+use super::groups::{GroupEntry, Views, Wish};
+use super::metadata::Metadata;
+
+/// How long the other array may take to answer a request about objects.
+pub const PEER_REQUEST: Duration = Duration::from_secs(10);
+/// Requests to the other array that may wait at once.
+const PEER_REQUESTS_MAX: usize = 256;
+/// The loop looks at timers at least so often while there is a group: a stalled disk is noticed
+/// by this.
+const LOOK: Duration = Duration::from_millis(250);
+
+type Call = Box<dyn FnOnce(&mut Controller) + Send>;
+
+/// What can reach the control thread.
+pub enum Input {
+    Peer(channel::Event),
+    Witness(channel::Event),
+    Lane(LaneEvent),
+    Poke(VolumeId),
+    Persisted { group: GroupId, sequence: u64 },
+    /// Runs on the control thread.
+    Call(Call),
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(event) => f.debug_tuple("Peer").field(event).finish(),
+            Self::Witness(event) => f.debug_tuple("Witness").field(event).finish(),
+            Self::Lane(event) => f.debug_tuple("Lane").field(event).finish(),
+            Self::Poke(volume) => f.debug_tuple("Poke").field(volume).finish(),
+            Self::Persisted { sequence, .. } => f.debug_tuple("Persisted").field(sequence).finish(),
+            Self::Call(_) => f.write_str("Call"),
+        }
+    }
+}
+
+/// A link that is up.
+#[derive(Clone, Debug)]
+pub struct Up {
+    pub connection: Connection,
+    pub hello: Hello,
+    pub sender: Sender,
+}
+
+/// What the rest of the array does when a group's state changes; called on the control thread.
+pub trait Surroundings: fmt::Debug {
+    /// The host-visible state of a group changed; `views` hold it already.
+    fn path_changed(&self, group: GroupId, view: &PathView);
+    /// The other array asks for something about objects; the answer goes to `reply`.
+    fn peer_request(&self, body: Vec<u8>, reply: PeerReply);
+    /// The secondary lacks the group's objects: send them.
+    fn send_group_state(&self, group: GroupId);
+    /// The control connection to the other array came up.
+    fn peer_up(&self);
+}
+
+/// Where the answer to a request of the other array goes.
+#[derive(Debug)]
+pub struct PeerReply {
+    sender: Sender,
+    number: u64,
+}
+
+impl PeerReply {
+    pub fn send(self, body: Vec<u8>) {
+        self.sender.send(Frame::Reply { number: self.number, body });
+    }
+}
+
+/// Everything a controller is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub me: Side,
+    pub timers: Timers,
+    pub boot: u64,
+    pub nonce: crate::group::BootNonce,
+    pub metadata: Metadata,
+    pub votes: Arc<Mutex<RecordTable>>,
+    pub mailboxes: Mailboxes,
+    pub views: Views,
+    pub log: EventLog,
+    pub surroundings: Box<dyn Surroundings>,
+    pub inputs: mpsc::UnboundedSender<Input>,
+}
+
+/// The state of the control thread.
+#[derive(Debug)]
+pub struct Controller {
+    parts: Parts,
+    groups: BTreeMap<GroupId, GroupEntry>,
+    names: BTreeMap<GroupId, String>,
+    group_of: BTreeMap<VolumeId, GroupId>,
+    peer: Option<Up>,
+    witness: Option<Up>,
+    lanes: BTreeMap<LaneId, LaneConnection>,
+    /// Outcomes of commands that operators wait for.
+    commands: BTreeMap<u64, oneshot::Sender<Result<(), Refused>>>,
+    requests: BTreeMap<u64, oneshot::Sender<Option<Vec<u8>>>>,
+    next_ticket: u64,
+    stalled: bool,
+    wishes: Vec<Wish>,
+}
+
+impl Controller {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            groups: BTreeMap::new(),
+            names: BTreeMap::new(),
+            group_of: BTreeMap::new(),
+            peer: None,
+            witness: None,
+            lanes: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_ticket: 1,
+            stalled: false,
+            wishes: Vec::new(),
+        }
+    }
+
+    /// Runs until every sender of `inputs` is gone.
+    pub async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        loop {
+            let due = self.next_timeout();
+            tokio::select! {
+                biased;
+                input = inputs.recv() => match input {
+                    Some(input) => {
+                        self.take(input);
+                        // What came meanwhile goes first: its answers travel in one batch.
+                        while let Ok(input) = inputs.try_recv() {
+                            self.take(input);
+                        }
+                    }
+                    None => return,
+                },
+                () = sleep_until(due) => {}
+            }
+            self.tick();
+            self.carry_out();
+        }
+    }
+
+    fn next_timeout(&self) -> tokio::time::Instant {
+        let due = self.groups.values().filter_map(GroupEntry::next_timeout).min();
+        match due {
+            Some(due) => channel::instant(due).min(tokio::time::Instant::now() + LOOK),
+            None => tokio::time::Instant::now() + Duration::from_secs(3600),
+        }
+    }
+
+    fn tick(&mut self) {
+        let stalled = self.parts.metadata.stalled_for() > self.parts.timers.disk_timeout;
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            self.all(|| Event::DataDir { stalled });
+        }
+        let now = clock::now().grantor;
+        for (group, entry) in &mut self.groups {
+            entry.tick(*group, now, &mut self.wishes);
+        }
+    }
+
+    fn all(&mut self, event: impl Fn() -> Event) {
+        for (group, entry) in &mut self.groups {
+            entry.handle(*group, event(), &mut self.wishes);
+        }
+    }
+
+    /// Hands an event to one group, if it is there.
+    pub fn event(&mut self, group: GroupId, event: Event) {
+        if let Some(entry) = self.groups.get_mut(&group) {
+            entry.handle(group, event, &mut self.wishes);
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Peer(event) => self.peer_event(event),
+            Input::Witness(event) => self.witness_event(event),
+            Input::Lane(event) => self.lane_event(event),
+            Input::Poke(volume) => {
+                if let Some(group) = self.group_of.get(&volume).copied() {
+                    self.event(group, Event::Poke);
+                }
+            }
+            Input::Persisted { group, sequence } => self.event(group, Event::Persisted { sequence }),
+            Input::Call(call) => call(self),
+        }
+        self.carry_out();
+    }
+
+    fn peer_event(&mut self, event: channel::Event) {
+        match event {
+            channel::Event::Up { connection, hello, sender } => {
+                let peer = hello.nonce;
+                self.peer = Some(Up { connection, hello, sender });
+                self.all(|| Event::LinkUp { connection, peer });
+                self.parts.surroundings.peer_up();
+            }
+            channel::Event::Down { connection } => {
+                if self.peer.as_ref().is_some_and(|up| up.connection == connection) {
+                    self.peer = None;
+                    self.requests.clear();
+                    // The lanes belong to the link that is gone.
+                    self.parts.mailboxes.everywhere(|| {
+                        if let Some(thread) = DataThread::current() {
+                            thread.close_lanes();
+                        }
+                    });
+                    self.all(|| Event::LinkDown);
+                }
+            }
+            channel::Event::Frame { connection, frame } => {
+                let Some(up) = self.peer.clone().filter(|up| up.connection == connection) else { return };
+                match frame {
+                    Frame::Batch(messages) => {
+                        self.messages(Voter::Array(self.parts.me.other()), connection, messages);
+                    }
+                    Frame::Session { group, message } => {
+                        self.event(group, Event::Session { connection, message });
+                    }
+                    Frame::Request { number, body } => {
+                        self.parts.surroundings.peer_request(body, PeerReply { sender: up.sender, number });
+                    }
+                    Frame::Reply { number, body } => {
+                        if let Some(waiting) = self.requests.remove(&number) {
+                            let _ = waiting.send(Some(body));
+                        }
+                    }
+                    Frame::Hello(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Refused(_) => {}
+                }
+            }
+        }
+    }
+
+    fn witness_event(&mut self, event: channel::Event) {
+        match event {
+            channel::Event::Up { connection, hello, sender } => {
+                self.witness = Some(Up { connection, hello, sender });
+                self.all(|| Event::WitnessUp { connection });
+            }
+            channel::Event::Down { connection } => {
+                if self.witness.as_ref().is_some_and(|up| up.connection == connection) {
+                    self.witness = None;
+                    self.all(|| Event::WitnessDown);
+                }
+            }
+            channel::Event::Frame { connection, frame } => {
+                let known = self.witness.as_ref().is_some_and(|up| up.connection == connection);
+                if let (true, Frame::Batch(messages)) = (known, frame) {
+                    self.messages(Voter::Witness, connection, messages);
+                }
+            }
+        }
+    }
+
+    fn messages(&mut self, from: Voter, connection: Connection, messages: Vec<Message>) {
+        for message in messages {
+            self.event(message.group, Event::Message { from, connection, message });
+        }
+    }
+
+    fn lane_event(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Up(connection) => {
+                if self.lanes.insert(connection.lane, connection).is_some() {
+                    self.all(|| Event::LaneLost(connection.lane));
+                }
+                self.all(|| Event::LaneUp(connection.lane));
+            }
+            LaneEvent::Down(connection) => {
+                if self.lanes.get(&connection.lane) == Some(&connection) {
+                    self.lanes.remove(&connection.lane);
+                    self.all(|| Event::LaneLost(connection.lane));
+                }
+            }
+        }
+    }
+
+    /// Carries out what the groups wish; messages to one voter travel together.
+    fn carry_out(&mut self) {
+        let (mut to_peer, mut to_witness) = (Vec::new(), Vec::new());
+        let mut records: BTreeMap<GroupId, (u64, VoterRecord)> = BTreeMap::new();
+        let mut removed = BTreeSet::new();
+        // A wish may bring further ones about, through events.
+        while !self.wishes.is_empty() {
+            for wish in std::mem::take(&mut self.wishes) {
+                match wish {
+                    Wish::Persist { group, sequence, record } => {
+                        records.insert(group, (sequence, record));
+                    }
+                    Wish::Send { to: Voter::Witness, connection, message } => {
+                        if self.witness.as_ref().is_some_and(|up| up.connection == connection) {
+                            to_witness.push(message);
+                        }
+                    }
+                    Wish::Send { to: Voter::Array(_), connection, message } => {
+                        if self.peer.as_ref().is_some_and(|up| up.connection == connection) {
+                            to_peer.push(message);
+                        }
+                    }
+                    Wish::SendSession { group, connection, message } => {
+                        if let Some(up) = self.peer.as_ref().filter(|up| up.connection == connection) {
+                            // Votes sent before it must not be overtaken.
+                            send_batches(&up.sender, &mut to_peer);
+                            up.sender.send(Frame::Session { group, message });
+                        }
+                    }
+                    Wish::Path { group, view } => self.path_changed(group, view),
+                    Wish::Log { group, epoch, text } => {
+                        self.parts.log.add(self.names.get(&group).cloned(), Some(epoch), text);
+                    }
+                    Wish::Outcome { group: _, ticket, result } => {
+                        if let Some(waiting) = self.commands.remove(&ticket) {
+                            let _ = waiting.send(result);
+                        }
+                    }
+                    Wish::SendGroupState { group } => self.parts.surroundings.send_group_state(group),
+                    Wish::Removed { group } => {
+                        removed.insert(group);
+                    }
+                }
+            }
+        }
+        if let Some(up) = &self.peer {
+            send_batches(&up.sender, &mut to_peer);
+        }
+        if let Some(up) = &self.witness {
+            send_batches(&up.sender, &mut to_witness);
+        }
+        if !records.is_empty() {
+            self.persist(records);
+        }
+        for group in removed {
+            self.forget_group(group);
+        }
+    }
+
+    fn path_changed(&mut self, group: GroupId, view: PathView) {
+        self.parts.views.rcu(|views| {
+            let mut views = BTreeMap::clone(views);
+            views.insert(group, view);
+            views
+        });
+        self.parts.surroundings.path_changed(group, &view);
+    }
+
+    /// Writes the votes of all these groups with one flush.
+    fn persist(&self, records: BTreeMap<GroupId, (u64, VoterRecord)>) {
+        let (votes, inputs) = (Arc::clone(&self.parts.votes), self.parts.inputs.clone());
+        self.parts.metadata.run(move || {
+            let bodies: Vec<_> = records
+                .iter()
+                .map(|(group, (_, record))| {
+                    let mut body = Vec::new();
+                    record.encode_body(&mut body);
+                    (group.0, body)
+                })
+                .collect();
+            loop {
+                let mut table = votes.lock().unwrap_or_else(PoisonError::into_inner);
+                match table.write(bodies.iter().map(|(key, body)| (*key, &body[..]))) {
+                    Ok(()) => break,
+                    // Nothing is answered meanwhile; `stalled_for` stops the leases.
+                    Err(error) => tracing::error!(%error, "votes cannot be written; trying again"),
+                }
+                drop(table);
+                std::thread::sleep(LOOK);
+            }
+            for (group, (sequence, _)) in records {
+                let _ = inputs.send(Input::Persisted { group, sequence });
+            }
+        });
+    }
+
+    /// Takes a group in: its volumes are open. `full`: every region is to be copied first.
+    pub fn add_group(
+        &mut self,
+        group: &Group,
+        record: VoterRecord,
+        life: Life,
+        members: Vec<Volume>,
+        full: bool,
+    ) {
+        let id = group.group_id();
+        self.names.insert(id, group.name.clone());
+        let settings = Settings {
+            me: self.parts.me,
+            group: id,
+            record,
+            life,
+            policy: policy(group),
+            timers: self.parts.timers,
+            boot: self.parts.boot,
+            nonce: self.parts.nonce,
+            seed: seed(),
+        };
+        let Some(chosen) = record.chosen else { return };
+        for volume in &members {
+            self.group_of.insert(volume.id(), id);
+            volume.set_group(Some(id));
+            volume.with(|core, context, out| core.enrol(self.parts.me, &chosen, full, context, out));
+        }
+        let mut entry = GroupEntry::begin(id, Control::new(settings), members, &mut self.wishes);
+        if let Some(up) = &self.peer {
+            let event = Event::LinkUp { connection: up.connection, peer: up.hello.nonce };
+            entry.handle(id, event, &mut self.wishes);
+        }
+        if let Some(up) = &self.witness {
+            entry.handle(id, Event::WitnessUp { connection: up.connection }, &mut self.wishes);
+        }
+        for lane in self.lanes.keys() {
+            entry.handle(id, Event::LaneUp(*lane), &mut self.wishes);
+        }
+        entry.handle(id, Event::GroupState { sequence: group.sequence }, &mut self.wishes);
+        self.groups.insert(id, entry);
+    }
+
+    /// A volume enters a group that is there; all of it is to be copied first.
+    pub fn admit(&mut self, group: GroupId, volume: Volume, full: bool) {
+        let Some(entry) = self.groups.get_mut(&group) else { return };
+        let chosen = entry.control().chosen();
+        self.group_of.insert(volume.id(), group);
+        volume.set_group(Some(group));
+        volume.with(|core, context, out| core.enrol(self.parts.me, &chosen, full, context, out));
+        entry.members.push(volume);
+        entry.handle(group, Event::MembersChanged, &mut self.wishes);
+    }
+
+    /// A volume leaves its group.
+    pub fn dismiss(&mut self, group: GroupId, volume: VolumeId) {
+        let Some(entry) = self.groups.get_mut(&group) else { return };
+        if let Some(at) = entry.members.iter().position(|member| member.id() == volume) {
+            let volume = entry.members.remove(at);
+            volume.set_group(None);
+            volume.with(|core, context, out| core.withdraw(context, out));
+        }
+        self.group_of.remove(&volume);
+        entry.handle(group, Event::MembersChanged, &mut self.wishes);
+    }
+
+    fn forget_group(&mut self, group: GroupId) {
+        if let Some(entry) = self.groups.remove(&group) {
+            for volume in entry.members {
+                self.group_of.remove(&volume.id());
+                volume.set_group(None);
+                volume.with(|core, context, out| core.withdraw(context, out));
+            }
+        }
+        self.names.remove(&group);
+        self.parts.views.rcu(|views| {
+            let mut views = BTreeMap::clone(views);
+            views.remove(&group);
+            views
+        });
+    }
+
+    /// Gives a command to a group's control; the outcome may come much later. `None`: no such group.
+    pub fn command(
+        &mut self,
+        group: GroupId,
+        command: Command,
+    ) -> Option<oneshot::Receiver<Result<(), Refused>>> {
+        if !self.groups.contains_key(&group) {
+            return None;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let (outcome, wait) = oneshot::channel();
+        self.commands.insert(ticket, outcome);
+        self.event(group, Event::Command { ticket, command });
+        Some(wait)
+    }
+
+    /// Every group leaves office (SIGTERM); the outcomes are to be waited for.
+    pub fn hand_over_all(&mut self) -> Vec<oneshot::Receiver<Result<(), Refused>>> {
+        let groups: Vec<_> = self.groups.keys().copied().collect();
+        groups.into_iter().filter_map(|group| self.command(group, Command::HandOver)).collect()
+    }
+
+    /// Sends a request to the other array. `None` comes when the link is down or breaks.
+    pub fn request(&mut self, body: Vec<u8>) -> oneshot::Receiver<Option<Vec<u8>>> {
+        let (reply, wait) = oneshot::channel();
+        match &self.peer {
+            Some(up) if self.requests.len() < PEER_REQUESTS_MAX => {
+                let number = self.next_ticket;
+                self.next_ticket += 1;
+                up.sender.send(Frame::Request { number, body });
+                self.requests.insert(number, reply);
+            }
+            _ => {
+                let _ = reply.send(None);
+            }
+        }
+        wait
+    }
+
+    pub fn policy_changed(&mut self, group: &Group) {
+        self.event(group.group_id(), Event::Policy(policy(group)));
+    }
+
+    /// The other array's hello, while the link is up.
+    pub fn peer(&self) -> Option<&Hello> {
+        self.peer.as_ref().map(|up| &up.hello)
+    }
+
+    /// The witness's incarnation, while it is connected.
+    pub fn witness(&self) -> Option<Incarnation> {
+        match self.witness.as_ref()?.hello.role {
+            Role::Witness(incarnation) => Some(incarnation),
+            Role::Array(_) => None,
+        }
+    }
+
+    /// Lanes that are up.
+    pub fn lanes(&self) -> Vec<LaneId> {
+        self.lanes.keys().copied().collect()
+    }
+}
+
+fn policy(group: &Group) -> Policy {
+    Policy { started: group.started, auto_failover: group.policies.auto_failover }
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Only spreads retries; without it both arrays may retry in step for a while.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+fn send_batches(sender: &Sender, messages: &mut Vec<Message>) {
+    for batch in messages.chunks(wire::BATCH_MAX) {
+        sender.send(Frame::Batch(batch.to_vec()));
+    }
+    messages.clear();
+}

@@ -1,0 +1,283 @@
+//! The link to the other array: who dials, who is believed, and the lanes.
+//!
+//! Array A dials, B listens, on one address for the control connection and every lane; the first
+//! bytes tell them apart. A lane counts only while the control connection of the same two lives is
+//! up.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use crate::arbitration::{Connection, Side, Timers};
+use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, USER_TIMEOUT};
+use crate::link::dial::{PAUSE, dial};
+use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
+use crate::mirror::LaneId;
+use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
+use crate::sys::socket;
+use crate::volume::{Job, Mailboxes};
+use crate::wire::{Frame, Hello, Role};
+
+/// Numbers of connections of this process: never used twice.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+pub fn next_connection() -> Connection {
+    Connection(CONNECTIONS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Connections that may be at their hello at once; more are closed, they are strangers.
+const STRANGERS_MAX: usize = 32;
+
+/// What the link needs to know; shared by its tasks.
+#[derive(Debug)]
+pub struct Link {
+    pub hello: Hello,
+    pub side: Side,
+    /// The other array's name, as configured.
+    pub peer_name: String,
+    pub timers: Timers,
+    pub mailboxes: Mailboxes,
+    pub volumes: Volumes,
+    pub channel: mpsc::UnboundedSender<Event>,
+    pub lanes: mpsc::UnboundedSender<LaneEvent>,
+    /// The other array as the present control connection knows it.
+    pub present: Mutex<Option<(Connection, Hello)>>,
+}
+
+impl Link {
+    fn peer(&self) -> Option<(Connection, Hello)> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_peer(&self, peer: Option<(Connection, Hello)>) {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    }
+
+    /// Is this the other array of the pair?
+    fn check(&self, hello: &Hello) -> Result<(), String> {
+        let Role::Array(side) = hello.role else {
+            return Err("this is a replication address, and the caller is no array".into());
+        };
+        if hello.identity == self.hello.identity {
+            return Err("both arrays have the same identity: a data_dir was copied; give one of them an empty data_dir".into());
+        }
+        if side == self.side {
+            return Err(format!("both arrays are configured as side {side}; make one of them side {}", side.other()));
+        }
+        if hello.name != self.peer_name {
+            return Err(format!("the array calls itself {}, expected is {} ([peer] name)", hello.name, self.peer_name));
+        }
+        if hello.system == self.hello.system {
+            return Err(format!("both arrays have system_id {}; give each its own", hello.system));
+        }
+        Ok(())
+    }
+
+    fn lane_hello(&self, lane: LaneId) -> LaneHello {
+        LaneHello {
+            array: self.hello.identity,
+            boot_nonce: self.hello.nonce.0,
+            lane,
+            side: self.side,
+            newest: frame::VERSION,
+            oldest: frame::VERSION,
+        }
+    }
+
+    /// Gives a lane to the data thread that owns its number.
+    fn hand_over(&self, stream: TcpStream, lane: LaneId) -> io::Result<()> {
+        socket::no_delay(&stream)?;
+        socket::user_timeout(&stream, USER_TIMEOUT)?;
+        let stream = stream.into_std()?;
+        let connection = LaneConnection { lane, number: next_connection().0 };
+        let (volumes, events) = (Arc::clone(&self.volumes), self.lanes.clone());
+        let call = move || {
+            tokio::task::spawn_local(lane::serve(stream, connection, volumes, events));
+        };
+        self.mailboxes.send(self.mailboxes.thread_of(lane), Job::Call(Box::new(call)));
+        Ok(())
+    }
+}
+
+/// Keeps a control connection to `address`, from array A's side, with its lanes.
+pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
+    let mut said = false;
+    loop {
+        match dial_once(&link, address).await {
+            Ok(()) => said = false,
+            Err(error) => {
+                if !said {
+                    tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
+                }
+                said = true;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
+    let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
+    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    let hello = framed.hello().await?;
+    link.check(&hello).map_err(io::Error::other)?;
+    let connection = next_connection();
+    link.set_peer(Some((connection, hello.clone())));
+    let lanes = link.hello.lanes.min(hello.lanes).max(1);
+    let dialled = (0..lanes).map(|lane| keep_lane(Arc::clone(link), address, LaneId(lane), hello.nonce.0));
+    let dialled: Vec<_> = dialled.map(|lane| tokio::spawn(lane).abort_handle()).collect();
+    let error = channel::run(framed, connection, hello, link.timers, link.channel.clone()).await;
+    for lane in dialled {
+        lane.abort();
+    }
+    link.set_peer(None);
+    tracing::info!(peer = link.peer_name, %error, "link to the other array lost");
+    Ok(())
+}
+
+/// Dials one lane again and again while the control connection is up. The data thread tells by
+/// `Down` when it breaks; a new attempt is made only then.
+async fn keep_lane(link: Arc<Link>, address: SocketAddr, lane: LaneId, nonce: [u8; 16]) {
+    loop {
+        match dial_lane(&link, address, lane, nonce).await {
+            Ok(watch) => {
+                // Ends when the lane's thread has dropped the connection.
+                let _ = watch.await;
+            }
+            Err(error) => tracing::debug!(lane = lane.0, %error, "lane not up"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn dial_lane(
+    link: &Arc<Link>,
+    address: SocketAddr,
+    lane: LaneId,
+    nonce: [u8; 16],
+) -> io::Result<tokio::sync::oneshot::Receiver<()>> {
+    let mut stream = dial(address, None).await?;
+    let mut bytes = Vec::new();
+    frame::encode_hello(&link.lane_hello(lane), &mut bytes);
+    stream.write_all(&bytes).await?;
+    let (hello, _) = timeout(HELLO_TIMEOUT, read_lane_hello(&mut stream, Vec::new()))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if hello.boot_nonce != nonce || hello.lane != lane {
+        return Err(io::Error::other("the lane ends at another life of the other array"));
+    }
+    let (guard, watch) = tokio::sync::oneshot::channel();
+    socket::no_delay(&stream)?;
+    socket::user_timeout(&stream, USER_TIMEOUT)?;
+    let stream = stream.into_std()?;
+    let connection = LaneConnection { lane, number: next_connection().0 };
+    let (volumes, events) = (Arc::clone(&link.volumes), link.lanes.clone());
+    let call = move || {
+        tokio::task::spawn_local(async move {
+            lane::serve(stream, connection, volumes, events).await;
+            drop(guard);
+        });
+    };
+    link.mailboxes.send(link.mailboxes.thread_of(lane), Job::Call(Box::new(call)));
+    Ok(watch)
+}
+
+async fn read_lane_hello(stream: &mut TcpStream, mut bytes: Vec<u8>) -> io::Result<(LaneHello, Vec<u8>)> {
+    loop {
+        match frame::decode(&bytes).map_err(io::Error::other)? {
+            Decoded::Frame { what: Announced::Hello, payload, consumed } => {
+                let hello = frame::hello(payload).map_err(io::Error::other)?;
+                return Ok((hello, bytes.split_off(consumed)));
+            }
+            Decoded::Frame { .. } => return Err(io::Error::other("no hello at the start of a lane")),
+            Decoded::NeedHeader(_) | Decoded::NeedPayload { .. } => {
+                // Never more than the hello: what follows belongs to the lane's data thread.
+                let whole = frame::HEADER_LEN + frame::HELLO_LEN;
+                let mut chunk = vec![0; whole.saturating_sub(bytes.len())];
+                let read = stream.read(&mut chunk).await?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                bytes.extend_from_slice(&chunk[..read]);
+            }
+        }
+    }
+}
+
+/// Accepts the other array's connections, on array B's side, until dropped.
+pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
+    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a replication connection");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
+            tracing::warn!(%from, "replication connection closed: too many at their hello");
+            continue;
+        };
+        let link = Arc::clone(&link);
+        tokio::spawn(async move {
+            if let Err(error) = welcome(&link, stream, place).await {
+                tracing::warn!(%from, %error, "replication connection refused");
+            }
+        });
+    }
+}
+
+/// Tells a control connection from a lane, and takes either in.
+async fn welcome(
+    link: &Arc<Link>,
+    mut stream: TcpStream,
+    place: tokio::sync::OwnedSemaphorePermit,
+) -> io::Result<()> {
+    let mut magic = vec![0; 4];
+    timeout(HELLO_TIMEOUT, stream.read_exact(&mut magic))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if magic == *b"tLan" {
+        return welcome_lane(link, stream, magic).await;
+    }
+    let mut framed = Framed::new(stream, magic)?;
+    let hello = framed.hello().await?;
+    if let Err(why) = link.check(&hello) {
+        framed.send(&Frame::Refused(why.clone())).await?;
+        return Err(io::Error::other(why));
+    }
+    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    drop(place);
+    let connection = next_connection();
+    link.set_peer(Some((connection, hello.clone())));
+    let error = channel::run(framed, connection, hello, link.timers, link.channel.clone()).await;
+    if link.peer().is_some_and(|(present, _)| present == connection) {
+        link.set_peer(None);
+    }
+    tracing::info!(peer = link.peer_name, %error, "link to the other array lost");
+    Ok(())
+}
+
+async fn welcome_lane(link: &Arc<Link>, mut stream: TcpStream, begun: Vec<u8>) -> io::Result<()> {
+    let (hello, rest) = timeout(HELLO_TIMEOUT, read_lane_hello(&mut stream, begun))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let known = link.peer().is_some_and(|(_, peer)| peer.nonce.0 == hello.boot_nonce && peer.identity == hello.array);
+    if !known || hello.lane.0 >= link.hello.lanes.max(1) || !rest.is_empty() {
+        return Err(io::Error::other("a lane of no array that is linked now"));
+    }
+    let mut bytes = Vec::new();
+    frame::encode_hello(&link.lane_hello(hello.lane), &mut bytes);
+    stream.write_all(&bytes).await?;
+    link.hand_over(stream, hello.lane)
+}
