@@ -1,0 +1,113 @@
+//! What the management sides of two arrays ask each other, as JSON in a control frame.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::arbitration::{Config, Reader, Writer};
+use crate::store::objects::{Group, GroupState, ObjectError, Policies};
+
+use super::handle::CommandError;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PeerRequest {
+    CreateGroup(NewGroup),
+    RemoveGroup(Uuid),
+    AdmitVolume(AdmitVolume),
+    Dismiss { group: Uuid, volume: Uuid },
+    GroupState(GroupState),
+    SetStarted { group: Uuid, started: bool },
+    SetPolicies { group: Uuid, policies: Policies },
+}
+
+/// A group as its creator hands it over, with epoch 1.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewGroup {
+    group: Group,
+    /// The configuration as votes carry it.
+    chosen: Vec<u8>,
+}
+
+impl NewGroup {
+    pub fn new(group: &Group, chosen: &Config) -> Self {
+        let mut bytes = Vec::new();
+        Writer::new(&mut bytes).config(chosen);
+        Self { group: group.clone(), chosen: bytes }
+    }
+
+    /// # Panics
+    /// Never after [`PeerRequest::decode`], which has read the configuration once.
+    pub fn into_parts(self) -> (Group, Config) {
+        let chosen = Reader::new(&self.chosen).config().expect("read once by decode");
+        (self.group, chosen)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AdmitVolume {
+    pub group: Uuid,
+    pub uuid: Uuid,
+    pub naa: [u8; 16],
+    pub size_bytes: u64,
+    /// Its name on the array that is asked.
+    pub name: String,
+    /// Its name on the array that asks.
+    pub remote_name: String,
+}
+
+/// Kinds of refusal that the asking side tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerRefusal {
+    Exists,
+    Missing,
+    InUse,
+    SizeMismatch,
+    NoSpace,
+    Other,
+}
+
+impl PeerRefusal {
+    pub fn of(error: &CommandError) -> Self {
+        match error {
+            CommandError::Object(ObjectError::Exists { .. }) => Self::Exists,
+            CommandError::Object(ObjectError::Missing { .. }) => Self::Missing,
+            CommandError::Object(ObjectError::InUse { .. }) => Self::InUse,
+            CommandError::SizeMismatch { .. } => Self::SizeMismatch,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PeerAnswer {
+    Done,
+    Refused { code: PeerRefusal, message: String },
+}
+
+impl PeerRequest {
+    pub fn encode(&self) -> Vec<u8> {
+        // Plain data without maps of odd keys: cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let request: Self = serde_json::from_slice(body).ok()?;
+        match &request {
+            Self::CreateGroup(new) if Reader::new(&new.chosen).config().is_none() => None,
+            _ => Some(request),
+        }
+    }
+}
+
+impl PeerAnswer {
+    pub fn refused(code: PeerRefusal, message: &str) -> Self {
+        Self::Refused { code, message: message.to_owned() }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+}

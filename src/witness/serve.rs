@@ -1,0 +1,239 @@
+//! The witness's shell: its listener, its disk, its core.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::arbitration::{Connection, Incarnation, Side, Timers, WitnessAction, WitnessCore, WitnessImage};
+use crate::config::WitnessConfig;
+use crate::format::{EnvelopeError, Format, Slots};
+use crate::group::BootNonce;
+use crate::link::channel::{self, Event, Framed, Sender};
+use crate::store::data_dir::{DataDir, DataDirError, Owner};
+use crate::store::records::{RecordError, RecordFile};
+use crate::sys::engine::Engine;
+use crate::sys::{clock, socket, thread};
+use crate::wire::{Frame, Hello, Role};
+
+use super::continuity::Token;
+
+/// Where the state lies: room for [`WitnessCore::GROUPS_MAX`] groups.
+const STATE: Slots = Slots {
+    format: Format { magic: *b"TWLNWST\0", version: 1, readable_from: 1 },
+    slot_len: 1 << 20,
+};
+/// Connections at a time: two for each of a few hundred pairs.
+const CONNECTIONS_MAX: usize = 1024;
+const RUN_DIR: &str = "/run/twinlun";
+
+#[derive(Debug, Error)]
+pub enum WitnessError {
+    #[error("no randomness to be had: {0}")]
+    Random(getrandom::Error),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    State(#[from] RecordError),
+    #[error("state of the witness: {0}")]
+    Image(#[from] EnvelopeError),
+    #[error("run_dir {path}: {source}; name a directory on a tmpfs in [witness] run_dir", path = path.display())]
+    RunDir { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// What the disk thread is asked for.
+struct Write {
+    image: Vec<u8>,
+    incarnation: Incarnation,
+    sequence: u64,
+}
+
+/// Runs a witness until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, by name.
+pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
+    let settings = &config.witness;
+    let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, Engine::Plain)?;
+    let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, Engine::Plain)?;
+    let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
+    let run_dir = settings.run_dir.clone().unwrap_or_else(|| RUN_DIR.into());
+    let identity = data_dir.identity().uuid;
+    let token =
+        Token::new(&run_dir, identity).map_err(|source| WitnessError::RunDir { path: run_dir, source })?;
+    let continued = image.as_ref().is_some_and(|image| token.proves(image));
+    let fresh = Incarnation(random()?);
+    if image.is_some() && !continued {
+        tracing::warn!("no proof of continuity: this witness is a new incarnation, to be enrolled anew");
+    }
+    let mut actions = Vec::new();
+    let core = WitnessCore::start(timers, image, continued, fresh, clock::now(), &mut actions);
+    let hello = Hello {
+        role: Role::Witness(core.image().incarnation),
+        identity: identity.into_bytes(),
+        nonce: BootNonce(random()?),
+        name: settings.name.clone(),
+        system: 0,
+        lanes: 0,
+    };
+    if let Err(error) = thread::raise_priority() {
+        tracing::debug!(%error, "no raised priority");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = socket::listen(settings.listen)
+            .and_then(TcpListener::from_std)
+            .map_err(|source| WitnessError::Listen { address: settings.listen, source })?;
+        tracing::info!(address = %settings.listen, name = settings.name, "witness ready");
+        serve(core, actions, hello, timers, listener, state, token).await
+    })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], WitnessError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(WitnessError::Random)?;
+    Ok(bytes)
+}
+
+/// Writes states in the order they are asked for, the newest of several waiting ones only.
+fn disk(mut state: RecordFile, token: &Token, jobs: &blocking::Receiver<Write>, done: &mpsc::UnboundedSender<u64>) {
+    while let Ok(mut job) = jobs.recv() {
+        while let Ok(newer) = jobs.try_recv() {
+            job = newer;
+        }
+        while let Err(error) = state.write(&job.image) {
+            tracing::error!(%error, "the witness's state cannot be written; nothing is answered meanwhile");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        if let Err(error) = token.write(job.incarnation, job.sequence) {
+            tracing::warn!(%error, "no proof of continuity for the next start");
+        }
+        if done.send(job.sequence).is_err() {
+            return;
+        }
+    }
+}
+
+struct Caller {
+    side: Side,
+    sender: Sender,
+}
+
+async fn serve(
+    mut core: WitnessCore,
+    mut actions: Vec<WitnessAction>,
+    hello: Hello,
+    timers: Timers,
+    listener: TcpListener,
+    state: RecordFile,
+    token: Token,
+) -> Result<(), WitnessError> {
+    let (jobs, queue) = blocking::channel();
+    let (done, mut written) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("disk".into()).spawn(move || disk(state, &token, &queue, &done))?;
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let mut callers: BTreeMap<Connection, Caller> = BTreeMap::new();
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let mut next = 1;
+    loop {
+        for action in actions.drain(..) {
+            match action {
+                WitnessAction::Persist { sequence, .. } => {
+                    let mut image = Vec::new();
+                    core.image().encode(&mut image);
+                    let incarnation = core.image().incarnation;
+                    let _ = jobs.send(Write { image, incarnation, sequence });
+                }
+                WitnessAction::Reply { connection, messages } => {
+                    if let Some(caller) = callers.get(&connection) {
+                        caller.sender.send(Frame::Batch(messages));
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else {
+                        tracing::warn!(%from, "connection closed: too many");
+                        continue;
+                    };
+                    let connection = Connection(next);
+                    next += 1;
+                    let (hello, events) = (hello.clone(), events.clone());
+                    tokio::spawn(async move {
+                        let error = welcome(stream, connection, hello, timers, events).await;
+                        tracing::info!(%from, %error, "connection of an array ended");
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            event = heard.recv() => match event {
+                Some(Event::Up { connection, hello, sender }) => {
+                    // Checked by `welcome`: only arrays come this far.
+                    if let Role::Array(side) = hello.role {
+                        tracing::info!(array = hello.name, %side, "an array is connected");
+                        callers.insert(connection, Caller { side, sender });
+                    }
+                }
+                Some(Event::Frame { connection, frame: Frame::Batch(batch) }) => {
+                    if let Some(caller) = callers.get(&connection) {
+                        core.receive(caller.side, connection, &batch, clock::now(), &mut actions);
+                    }
+                }
+                Some(Event::Frame { .. }) => {}
+                Some(Event::Down { connection }) => {
+                    callers.remove(&connection);
+                }
+                None => return Ok(()),
+            },
+            sequence = written.recv() => {
+                if let Some(sequence) = sequence {
+                    core.persisted(sequence, &mut actions);
+                }
+            }
+            _ = stop.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+async fn welcome(
+    stream: TcpStream,
+    connection: Connection,
+    own: Hello,
+    timers: Timers,
+    events: mpsc::UnboundedSender<Event>,
+) -> io::Error {
+    let exchanged = async {
+        let mut framed = Framed::new(stream, Vec::new())?;
+        let hello = framed.hello().await?;
+        if !matches!(hello.role, Role::Array(_)) {
+            let why = "this is a witness, and the caller is no array";
+            framed.send(&Frame::Refused(why.into())).await?;
+            return Err(io::Error::other(why));
+        }
+        framed.send(&Frame::Hello(own)).await?;
+        Ok((framed, hello))
+    };
+    match exchanged.await {
+        Ok((framed, hello)) => channel::run(framed, connection, hello, timers, events).await,
+        Err(error) => error,
+    }
+}
