@@ -74,6 +74,8 @@ pub trait Surroundings: fmt::Debug {
     fn peer_request(&self, body: Vec<u8>, reply: PeerReply);
     /// The secondary lacks the group's objects: send them.
     fn send_group_state(&self, group: GroupId);
+    /// The group was started or stopped: to be kept with the objects.
+    fn policy(&self, group: GroupId, policy: Policy);
     /// The control connection to the other array came up.
     fn peer_up(&self);
 }
@@ -342,6 +344,7 @@ impl Controller {
                         }
                     }
                     Wish::SendGroupState { group } => self.parts.surroundings.send_group_state(group),
+                    Wish::Policy { group, policy } => self.parts.surroundings.policy(group, policy),
                     Wish::Removed { group } => {
                         removed.insert(group);
                     }
@@ -397,6 +400,26 @@ impl Controller {
                 let _ = inputs.send(Input::Persisted { group, sequence });
             }
         });
+    }
+
+    /// Writes a group's first vote; the end comes when it is durable.
+    pub fn write_vote(&self, group: GroupId, record: VoterRecord) -> oneshot::Receiver<()> {
+        let votes = Arc::clone(&self.parts.votes);
+        let (done, wait) = oneshot::channel();
+        self.parts.metadata.run(move || {
+            let mut body = Vec::new();
+            record.encode_body(&mut body);
+            let written =
+                votes.lock().unwrap_or_else(PoisonError::into_inner).write([(group.0, &body[..])]);
+            match written {
+                Ok(()) => {
+                    let _ = done.send(());
+                }
+                // The sender is dropped, and the caller gives up.
+                Err(error) => tracing::error!(%error, "a group's first vote cannot be written"),
+            }
+        });
+        wait
     }
 
     /// Takes a group in: its volumes are open. `full`: every region is to be copied first.

@@ -1,10 +1,12 @@
-//! Data threads: one `tokio_uring` runtime each, fed by a mailbox.
+//! Data threads: one runtime each (the engine's: `tokio_uring` for the ring), fed by a mailbox.
 
 use std::io;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+use crate::sys::engine::Engine;
+use crate::sys::runtime::Runtime;
 use crate::volume::{DataThread, Job, run_job};
 
 /// Jobs taken from the mailbox before other tasks of the thread get their turn.
@@ -13,11 +15,26 @@ const JOBS_PER_TURN: usize = 64;
 /// Starts data thread `index`; it ends when every sender of its mailbox is gone.
 ///
 /// # Errors
-/// The operating system refuses a thread.
-pub fn spawn(index: usize, mailbox: mpsc::UnboundedReceiver<Job>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
-        tokio_uring::start(run(index, mailbox));
-    })
+/// The operating system refuses a thread, or the ring.
+pub fn spawn(
+    index: usize,
+    mailbox: mpsc::UnboundedReceiver<Job>,
+    engine: Engine,
+) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+        match Runtime::new(engine) {
+            Ok(runtime) => {
+                let _ = ready.send(Ok(()));
+                runtime.block_on(run(index, mailbox));
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(thread)
 }
 
 async fn run(index: usize, mut mailbox: mpsc::UnboundedReceiver<Job>) {

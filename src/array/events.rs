@@ -65,12 +65,13 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Chosen { config } => format!("chosen {}", describe(config)),
         LogEntry::Proposed { transition, round } => {
             let what = match transition {
-                Transition::Drop => "drop peer",
-                Transition::Promote => "promote",
-                Transition::Join => "join",
-                Transition::SwitchOver => "switch over",
-                Transition::HandOver => "hand over",
-                Transition::ReEnrol => "re-enrol the witness",
+                Some(Transition::Drop) => "drop peer",
+                Some(Transition::Promote) => "promote",
+                Some(Transition::Join) => "join",
+                Some(Transition::SwitchOver) => "switch over",
+                Some(Transition::HandOver) => "hand over",
+                Some(Transition::ReEnrol) => "re-enrol the witness",
+                None => "finish an undecided vote",
             };
             format!("proposes to {what} (round {round})")
         }

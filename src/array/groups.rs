@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::arbitration::{Connection, GroupId, Message, Voter, VoterRecord};
-use crate::group::{Action, Control, Event, Members, PathView, SessionMessage};
+use crate::group::{Action, Control, Event, Members, PathView, Policy, SessionMessage};
 use crate::mirror::{self, VolumeAction, VolumeId};
 use crate::sys::clock;
 use crate::time::Time;
@@ -34,6 +34,7 @@ pub enum Wish {
     Log { group: GroupId, epoch: u64, text: String },
     Outcome { group: GroupId, ticket: u64, result: Result<(), crate::group::Refused> },
     SendGroupState { group: GroupId },
+    Policy { group: GroupId, policy: Policy },
     Removed { group: GroupId },
 }
 
@@ -107,6 +108,7 @@ impl GroupEntry {
             Action::Log { epoch, entry } => Wish::Log { group, epoch: epoch.0, text: super::events::say(&entry) },
             Action::Outcome { ticket, result } => Wish::Outcome { group, ticket, result },
             Action::SendGroupState => Wish::SendGroupState { group },
+            Action::Policy(policy) => Wish::Policy { group, policy },
             Action::Removed => Wish::Removed { group },
         }));
     }

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::arbitration::{
     Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, Side, Tenure, VoterRecord,
 };
-use crate::group::{Command, Event, Life, PathView, Refused};
+use crate::iscsi::TargetRecord;
+use crate::group::{Command, Event, Life, PathView, Policy, Refused};
 use crate::mirror::{LaneId, VolumeId};
 use crate::portal::Sessions;
 use crate::store::data_dir::DataDir;
@@ -23,7 +24,7 @@ use crate::volume::Volume;
 
 use super::control::{Controller, Input, PEER_REQUEST};
 use super::events::EventLog;
-use super::exports::ExportTable;
+use super::exports::{ExportTable, PORTAL_GROUP_TAG};
 use super::groups::Views;
 use super::rpc::{AdmitVolume, NewGroup, PeerAnswer, PeerRefusal, PeerRequest};
 use super::volumes::{OpenError, VolumeSet};
@@ -334,7 +335,7 @@ impl Handle {
                 {
                     return Ok(known.clone());
                 }
-                objects.add_vlun(&volume, &host, lun).cloned()
+                objects.add_vlun(&volume, &host, lun)
             })
             .await?;
         self.share_exports_of(vlun.volume).await?;
@@ -347,7 +348,17 @@ impl Handle {
     /// No such export.
     pub async fn remove_vlun(&self, volume: &str, host: &str, lun: u16) -> Result<(), CommandError> {
         let (volume, host) = (volume.to_owned(), host.to_owned());
-        let removed = self.update(move |objects| objects.remove_vlun(&volume, &host, lun)).await?;
+        let removed = self
+            .update(move |objects| {
+                let known = objects.volume_named(&volume).zip(objects.host_named(&host));
+                let known = known.and_then(|(v, h)| objects.vluns_of_host(h.uuid).find(|l| l.volume == v.uuid));
+                if known.is_some_and(|known| known.lun != lun) {
+                    let name = format!("of volume {volume} to host {host} with LUN {lun}");
+                    return Err(ObjectError::Missing { kind: Kind::Vlun, name });
+                }
+                objects.remove_vlun(&volume, &host)
+            })
+            .await?;
         self.share_exports_of(removed.volume).await
     }
 
@@ -368,6 +379,15 @@ impl Handle {
             // It is told when it joins.
             Err(CommandError::PeerUnreachable) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Tells the other array, which just came into reach, this one's target.
+    pub async fn introduce(&self) {
+        let portals = self.portals.iter().map(ToString::to_string).collect();
+        let request = PeerRequest::Introduce { target: self.target_name.clone(), portals };
+        if let Err(error) = self.ask_peer(request).await {
+            tracing::debug!(%error, "the other array was not told of this one's target");
         }
     }
 
@@ -531,17 +551,24 @@ impl Handle {
     pub async fn set_started(&self, group: &str, started: bool) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
-        let name = group.to_owned();
-        self.update(move |objects| objects.set_group(&name, |group| group.started = started).map(drop))
-            .await?;
-        // The other array keeps the same word, for the day it is primary.
-        match self.ask_peer(PeerRequest::SetStarted { group: entry.uuid, started }).await {
-            Ok(()) | Err(CommandError::PeerUnreachable) => {}
-            Err(error) => return Err(error),
-        }
         let command = if started { Command::Start } else { Command::Stop };
         self.command(entry.group_id(), command).await?;
-        self.share_group_state(entry.uuid).await
+        let name = entry.name;
+        self.update(move |objects| objects.set_group_by_peer(&name, |g| g.started = started).map(drop)).await
+    }
+
+    /// A command here or at the other array started or stopped the group.
+    pub async fn keep_policy(&self, group: GroupId, policy: Policy) {
+        let started = policy.started;
+        let Some(name) = self.snapshot().group(Uuid::from_bytes(group.0)).map(|g| g.name.clone()) else {
+            return;
+        };
+        let kept = self
+            .update(move |objects| objects.set_group_by_peer(&name, |g| g.started = started).map(drop))
+            .await;
+        if let Err(error) = kept {
+            tracing::error!(%error, "the state of a group was not kept with the objects");
+        }
     }
 
     /// Changes the policies of a group, on both arrays.
@@ -630,6 +657,11 @@ impl Handle {
             snapshot.group(uuid).cloned().ok_or_else(|| missing(Kind::Group, &uuid.to_string()))
         };
         match request {
+            PeerRequest::Introduce { target, portals } => {
+                let portals = portals.into_iter().map(|portal| (portal, PORTAL_GROUP_TAG)).collect();
+                self.exports.set_peer(TargetRecord { name: target, portals });
+                Ok(())
+            }
             PeerRequest::CreateGroup(new) => {
                 let (group, chosen) = new.into_parts();
                 if snapshot.group(group.uuid).is_some() {
@@ -658,15 +690,6 @@ impl Handle {
                 let (group, sequence) = (GroupId(state.group.into_bytes()), state.sequence);
                 self.update(move |objects| objects.adopt_group_state(&state)).await?;
                 self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
-            }
-            PeerRequest::SetStarted { group, started } => {
-                let group = named(group)?;
-                let group = self
-                    .update(move |objects| {
-                        objects.set_group_by_peer(&group.name, |g| g.started = started).cloned()
-                    })
-                    .await?;
-                self.control(move |controller| controller.policy_changed(&group)).await
             }
             PeerRequest::SetPolicies { group, policies } => {
                 let group = named(group)?;

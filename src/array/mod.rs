@@ -3,7 +3,15 @@
 pub mod control;
 pub mod data;
 pub mod events;
+pub mod exports;
 pub mod groups;
+pub mod handle;
 pub mod metadata;
 pub mod peer;
+pub mod rpc;
+mod run;
+mod start;
 pub mod volumes;
+
+pub use handle::{CommandError, Handle, Links, NewVolume};
+pub use run::{RunError, run};

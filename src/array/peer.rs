@@ -281,3 +281,38 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: TcpStream, begun: Vec<u8>) -
     stream.write_all(&bytes).await?;
     link.hand_over(stream, hello.lane)
 }
+
+/// Keeps a connection to the witness.
+pub async fn keep_witness(
+    own: Hello,
+    timers: Timers,
+    address: SocketAddr,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let mut said = false;
+    loop {
+        let exchanged = async {
+            let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
+            framed.send(&Frame::Hello(own.clone())).await?;
+            let hello = framed.hello().await?;
+            match hello.role {
+                Role::Witness(_) => Ok((framed, hello)),
+                Role::Array(_) => Err(io::Error::other("an array answers at the witness's address")),
+            }
+        };
+        match exchanged.await {
+            Ok((framed, hello)) => {
+                said = false;
+                let error = channel::run(framed, next_connection(), hello, timers, events.clone()).await;
+                tracing::info!(%address, %error, "connection to the witness lost");
+            }
+            Err(error) => {
+                if !said {
+                    tracing::warn!(%address, %error, "the witness is not reached");
+                }
+                said = true;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}

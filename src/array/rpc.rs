@@ -10,12 +10,13 @@ use super::handle::CommandError;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerRequest {
+    /// The asking array's target, for SendTargets here.
+    Introduce { target: String, portals: Vec<String> },
     CreateGroup(NewGroup),
     RemoveGroup(Uuid),
     AdmitVolume(AdmitVolume),
     Dismiss { group: Uuid, volume: Uuid },
     GroupState(GroupState),
-    SetStarted { group: Uuid, started: bool },
     SetPolicies { group: Uuid, policies: Policies },
 }
 

@@ -367,6 +367,23 @@ impl Objects {
         Ok(group)
     }
 
+    /// As [`Self::set_group`], told by the other array, which counts the change: the sequence stays.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn set_group_by_peer(
+        &mut self,
+        group: &str,
+        change: impl FnOnce(&mut Group),
+    ) -> Result<&Group, ObjectError> {
+        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
+        let sequence = self.group(uuid).map_or(0, |group| group.sequence);
+        self.set_group(group, change)?;
+        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
+        group.sequence = sequence;
+        Ok(group)
+    }
+
     /// Removes a stopped group and leaves its tombstone.
     ///
     /// # Errors

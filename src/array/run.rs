@@ -1,0 +1,404 @@
+//! `twinlun array`: from the configuration to a serving array, and in order back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::arbitration::Timers;
+use crate::config::{ArrayConfig, EngineChoice};
+use crate::format::EnvelopeError;
+use crate::group::{BootNonce, Life, PathView};
+use crate::iscsi::{Limits, TargetIdentity};
+use crate::portal::{self, PortalConfig, ScsiService, Sessions};
+use crate::store::data_dir::{DataDir, DataDirError, Owner};
+use crate::store::objects::{ObjectStore, StoreError};
+use crate::store::records::RecordError;
+use crate::sys::engine::Engine;
+use crate::sys::{clock, socket, thread};
+use crate::volume::{Job, Mailboxes};
+use crate::wire::{Hello, Role};
+
+use super::control::{Controller, Input, Parts, PeerReply, Surroundings};
+use super::events::EventLog;
+use super::exports::{ExportTable, PORTAL_GROUP_TAG};
+use super::handle::{Handle, Shared};
+use super::metadata::Metadata;
+use super::peer::{self, Link};
+use super::volumes::{OpenError, VolumeSet};
+use super::{data, start};
+
+/// How long hosts are given to move after a hand over, unless configured.
+const STOP_LINGER: Duration = Duration::from_secs(2);
+/// How long the hand over of all groups may take before the array stops all the same.
+const HAND_OVER: Duration = Duration::from_secs(4);
+/// How long hosts are given to log out when asked to.
+const LOGOUT_GRACE: Duration = Duration::from_secs(1);
+
+/// What keeps an array from starting.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Objects(#[from] StoreError),
+    #[error(transparent)]
+    Votes(#[from] RecordError),
+    #[error("vote of group {group}: {source}")]
+    Vote { group: uuid::Uuid, source: EnvelopeError },
+    #[error("group {group} has no vote on record: its data_dir is incomplete; restore it, or remove this array from the group and enrol it anew")]
+    NoVote { group: String },
+    #[error("volume {name}: {source}")]
+    Volume { name: String, source: OpenError },
+    #[error("cannot listen on {address} for {what}: {source}")]
+    Listen { what: &'static str, address: SocketAddr, source: io::Error },
+    #[error("management: {0}")]
+    Management(crate::management::ServeError),
+    #[error("no randomness to be had: {0}")]
+    Random(getrandom::Error),
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+fn engine(choice: EngineChoice) -> Engine {
+    match choice {
+        EngineChoice::Ring => Engine::Ring,
+        EngineChoice::Plain => Engine::Plain,
+        #[cfg(feature = "testing")]
+        EngineChoice::Volatile => Engine::Volatile,
+        #[cfg(not(feature = "testing"))]
+        EngineChoice::Volatile => Engine::Plain, // refused by the configuration's check
+        EngineChoice::Auto => {
+            let (engine, why_not) = Engine::best();
+            if let Some(error) = why_not {
+                tracing::warn!(%error, "no io_uring here; the plain engine is used, at more CPU for each I/O");
+            }
+            engine
+        }
+    }
+}
+
+/// The surroundings of the controls: everything that goes through the handle runs as a task.
+#[derive(Debug)]
+struct Outside(Arc<Mutex<Option<Handle>>>);
+
+impl Outside {
+    fn handle(&self) -> Option<Handle> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl Surroundings for Outside {
+    fn path_changed(&self, group: crate::arbitration::GroupId, view: &PathView) {
+        if let Some(handle) = self.handle() {
+            handle.exports.path_changed(&handle.snapshot(), group, view);
+        }
+    }
+
+    fn peer_request(&self, body: Vec<u8>, reply: PeerReply) {
+        if let Some(handle) = self.handle() {
+            tokio::spawn(async move { reply.send(handle.serve_peer(&body).await.encode()) });
+        }
+    }
+
+    fn send_group_state(&self, group: crate::arbitration::GroupId) {
+        if let Some(handle) = self.handle() {
+            tokio::spawn(async move { handle.send_group_state(group).await });
+        }
+    }
+
+    fn policy(&self, group: crate::arbitration::GroupId, policy: crate::group::Policy) {
+        if let Some(handle) = self.handle() {
+            tokio::spawn(async move { handle.keep_policy(group, policy).await });
+        }
+    }
+
+    fn peer_up(&self) {
+        if let Some(handle) = self.handle() {
+            tokio::spawn(async move { handle.introduce().await });
+        }
+    }
+}
+
+/// Runs an array until SIGTERM or SIGINT, then hands over and stops.
+///
+/// # Errors
+/// What keeps it from starting, by name.
+pub fn run(config: &ArrayConfig, timers: Timers) -> Result<(), RunError> {
+    let engine = engine(config.array.engine);
+    let data_dir = Arc::new(DataDir::open(&config.array.data_dir, Owner::Array(config.side()), engine)?);
+    if clock::pauses_may_go_unseen() {
+        tracing::warn!("this machine has no clock that shows a pause of the whole machine; do not pause it");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.array.data_threads.map_or(cores, usize::from);
+    let (mailboxes, receivers) = Mailboxes::new(threads);
+    let mut running = Vec::new();
+    for (index, mailbox) in receivers.into_iter().enumerate() {
+        running.push(data::spawn(index, mailbox, engine)?);
+    }
+    let (metadata, _metadata_thread) = Metadata::spawn()?;
+    if let Err(error) = thread::raise_priority() {
+        tracing::debug!(%error, "no raised priority for the control thread");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, timers, engine, data_dir, mailboxes, metadata))
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    socket::listen(address)
+        .and_then(TcpListener::from_std)
+        .map_err(|source| RunError::Listen { what, address, source })
+}
+
+async fn serve(
+    config: &ArrayConfig,
+    timers: Timers,
+    engine: Engine,
+    data_dir: Arc<DataDir>,
+    mailboxes: Mailboxes,
+    metadata: Metadata,
+) -> Result<(), RunError> {
+    let (inputs, queue) = mpsc::unbounded_channel();
+    let (pokes, mut poked) = mpsc::unbounded_channel();
+    let volumes =
+        VolumeSet::new(Arc::clone(&data_dir), engine, mailboxes.clone(), metadata.clone(), pokes);
+    let objects = Arc::new(ObjectStore::open(&data_dir.objects(), data_dir.engine())?);
+    start::open_volumes(&objects.snapshot(), &volumes)?;
+    let votes = start::open_votes(&data_dir)?;
+    let groups = start::groups(&objects, &votes, &volumes)?;
+    start::warn_of_shared_device(&data_dir, &volumes);
+
+    let views = Arc::new(ArcSwap::from_pointee(std::collections::BTreeMap::new()));
+    let sessions = Sessions::default();
+    let exports = ExportTable::new(
+        config.side(),
+        config.target_name(),
+        config.portal.listen.clone(),
+        volumes.clone(),
+        Arc::clone(&views),
+    );
+    let log = EventLog::default();
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(RunError::Random)?;
+    let identity = data_dir.identity();
+    let outside = Arc::new(Mutex::new(None));
+    let mut controller = Controller::new(Parts {
+        me: config.side(),
+        timers,
+        boot: identity.boot,
+        nonce: BootNonce(nonce),
+        metadata: metadata.clone(),
+        votes: Arc::clone(&votes.table),
+        mailboxes: mailboxes.clone(),
+        views: Arc::clone(&views),
+        log: log.clone(),
+        surroundings: Box::new(Outside(Arc::clone(&outside))),
+        inputs: inputs.clone(),
+    });
+    let handle = Handle::new(Shared {
+        name: config.array.name.clone(),
+        system_id: config.system_id(),
+        side: config.side(),
+        target_name: config.target_name(),
+        portals: config.portal.listen.clone(),
+        peer_name: config.peer.as_ref().map(|peer| peer.name.clone()),
+        has_witness: config.witness.is_some(),
+        witness_address: config.witness.as_ref().map(|witness| witness.address),
+        data_dir: Arc::clone(&data_dir),
+        objects: Arc::clone(&objects),
+        volumes: volumes.clone(),
+        views,
+        log: log.clone(),
+        sessions: sessions.clone(),
+        exports: exports.clone(),
+        inputs: inputs.clone(),
+    });
+    *outside.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(handle.clone());
+    for (group, record, members) in groups {
+        controller.add_group(&group, record, Life::Restarted, members, false);
+    }
+    exports.rebuild(&handle);
+    log.add(None, None, format!("array {} starts (start {} of its data_dir)", handle.name, identity.boot));
+
+    let hello = Hello {
+        role: Role::Array(config.side()),
+        identity: identity.uuid.into_bytes(),
+        nonce: BootNonce(nonce),
+        name: config.array.name.clone(),
+        system: config.system_id(),
+        lanes: config.peer.as_ref().and_then(|peer| peer.lanes).unwrap_or_else(|| {
+            u16::try_from(mailboxes.threads()).unwrap_or(u16::MAX)
+        }),
+    };
+    start_links(config, timers, &hello, &mailboxes, &volumes, &inputs).await?;
+    let forward = inputs.clone();
+    tokio::spawn(async move {
+        while let Some(volume) = poked.recv().await {
+            let _ = forward.send(Input::Poke(volume));
+        }
+    });
+    let control = tokio::task::LocalSet::new();
+    // The control's state never leaves this thread.
+    let running = control.run_until(async move {
+        let controlling = tokio::task::spawn_local(controller.run(queue));
+        let portals = open_portals(config, &handle, &exports, &sessions, &mailboxes).await?;
+        let management = crate::management::serve(&config.management, handle.clone())
+            .await
+            .map_err(RunError::Management)?;
+        tracing::info!(name = handle.name, portals = ?config.portal.listen, "array ready");
+        wait_for_signal().await?;
+        stop(config, &handle, &sessions, portals).await;
+        management.abort();
+        controlling.abort();
+        Ok(())
+    });
+    running.await
+}
+
+async fn start_links(
+    config: &ArrayConfig,
+    timers: Timers,
+    hello: &Hello,
+    mailboxes: &Mailboxes,
+    volumes: &VolumeSet,
+    inputs: &mpsc::UnboundedSender<Input>,
+) -> Result<(), RunError> {
+    if let Some(peer) = &config.peer {
+        let (channel, mut events) = mpsc::unbounded_channel();
+        let (lanes, mut lane_events) = mpsc::unbounded_channel();
+        let link = Arc::new(Link {
+            hello: hello.clone(),
+            side: config.side(),
+            peer_name: peer.name.clone(),
+            timers,
+            mailboxes: mailboxes.clone(),
+            volumes: volumes.shared(),
+            channel,
+            lanes,
+            present: Mutex::new(None),
+        });
+        let forward = inputs.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let _ = forward.send(Input::Peer(event));
+            }
+        });
+        let forward = inputs.clone();
+        tokio::spawn(async move {
+            while let Some(event) = lane_events.recv().await {
+                let _ = forward.send(Input::Lane(event));
+            }
+        });
+        let listener = listen("replication", peer.listen).await?;
+        if peer.allow_plaintext {
+            tracing::warn!("replication is not encrypted (allow_plaintext)");
+        }
+        match config.side() {
+            crate::arbitration::Side::A => {
+                // A dials; its address is kept open only to tell a misconfigured peer so.
+                tokio::spawn(peer::keep_listening(Arc::clone(&link), listener));
+                tokio::spawn(peer::keep_dialling(link, peer.address));
+            }
+            crate::arbitration::Side::B => {
+                tokio::spawn(peer::keep_listening(link, listener));
+            }
+        }
+    }
+    if let Some(witness) = &config.witness {
+        let (channel, mut events) = mpsc::unbounded_channel();
+        let forward = inputs.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let _ = forward.send(Input::Witness(event));
+            }
+        });
+        if witness.allow_plaintext {
+            tracing::warn!("the connection to the witness is not encrypted (allow_plaintext)");
+        }
+        tokio::spawn(super::peer::keep_witness(hello.clone(), timers, witness.address, channel));
+    }
+    Ok(())
+}
+
+async fn open_portals(
+    config: &ArrayConfig,
+    handle: &Handle,
+    exports: &ExportTable,
+    sessions: &Sessions,
+    mailboxes: &Mailboxes,
+) -> Result<Vec<tokio::task::AbortHandle>, RunError> {
+    let portal_config = PortalConfig {
+        target: TargetIdentity {
+            name: config.target_name(),
+            alias: handle.name.clone(),
+            portal_group_tag: PORTAL_GROUP_TAG,
+        },
+        limits: Limits::default(),
+        sessions: sessions.clone(),
+    };
+    let mut portals = Vec::new();
+    for address in &config.portal.listen {
+        let listener = listen("iSCSI", *address).await?;
+        let (mailboxes, exports, portal_config) = (mailboxes.clone(), exports.clone(), portal_config.clone());
+        let mut next = 0;
+        let hand_over = move |accepted| {
+            let thread = next % mailboxes.threads();
+            next = thread + 1;
+            let (service, portal_config) = (ScsiService(exports.clone()), portal_config.clone());
+            let call = move || {
+                let serve = portal::serve_connection(accepted, service, std::rc::Rc::new(portal_config));
+                tokio::task::spawn_local(serve);
+            };
+            mailboxes.send(thread, Job::Call(Box::new(call)));
+        };
+        let task = tokio::task::spawn_local(portal::accept(listener, sessions.clone(), hand_over));
+        portals.push(task.abort_handle());
+    }
+    Ok(portals)
+}
+
+async fn wait_for_signal() -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Hands every group over, lets the hosts move, asks them to log out.
+async fn stop(
+    config: &ArrayConfig,
+    handle: &Handle,
+    sessions: &Sessions,
+    portals: Vec<tokio::task::AbortHandle>,
+) {
+    handle.log.add(None, None, "stops in order: hands every group over".into());
+    if let Ok(outcomes) = handle.control(super::control::Controller::hand_over_all).await {
+        let all = async {
+            for outcome in outcomes {
+                if let Ok(Err(refused)) = outcome.await {
+                    tracing::warn!(%refused, "a group is not handed over");
+                }
+            }
+        };
+        if tokio::time::timeout(HAND_OVER, all).await.is_err() {
+            tracing::warn!("not every group was handed over in time");
+        }
+    }
+    for portal in portals {
+        portal.abort();
+    }
+    let linger = config.array.stop_linger.map_or(STOP_LINGER, |linger| linger.0);
+    tokio::time::sleep(linger).await;
+    sessions.request_logout(LOGOUT_GRACE);
+    tokio::time::sleep(LOGOUT_GRACE).await;
+}
