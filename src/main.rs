@@ -1,1 +1,5 @@
-fn main() {}
+//! The `twinlun` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    twinlun::cli::run()
+}

@@ -1,1 +1,126 @@
 //! The command line: the array's own verbs, spoken to the management API.
+
+mod apply;
+mod client;
+mod show;
+mod verbs;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ArrayConfig, WitnessConfig};
+
+/// Exit status: 0 done, 1 refused or failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinlun",
+    version,
+    about = "One LUN, two arrays: an iSCSI target that mirrors itself and fails over",
+    after_help = "Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage."
+)]
+struct Arguments {
+    /// Management address of the array that is meant (ADDRESS:PORT).
+    #[arg(long, global = true, env = "TWINLUN_ARRAY", default_value = "127.0.0.1:8008")]
+    array: String,
+    /// Machine-readable output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run an array in the foreground.
+    Array {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run a quorum witness in the foreground.
+    Witness {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Make the objects of a TOML file, as far as they are not there yet.
+    Apply {
+        file: PathBuf,
+        /// Wait until every group is in sync.
+        #[arg(long)]
+        wait: bool,
+    },
+    #[command(flatten)]
+    Operator(verbs::Operator),
+    /// Add a user of the management API, or change a password (read from standard input).
+    Setuser {
+        name: String,
+        /// The array's users file (default: `users` in its `data_dir`).
+        #[arg(long)]
+        file: PathBuf,
+    },
+}
+
+/// Anything that ends the program with status 1; its words are for a person.
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match carry_out(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("twinlun: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TWINLUN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.verb {
+        Verb::Array { config } => {
+            let config = ArrayConfig::load(config)?;
+            log();
+            end_on_panic();
+            let timers = config.timers.timers()?;
+            Ok(crate::array::run(&config, timers)?)
+        }
+        Verb::Witness { config } => {
+            let config = WitnessConfig::load(config)?;
+            log();
+            end_on_panic();
+            let timers = config.timers.timers()?;
+            Ok(crate::witness::run(&config, timers)?)
+        }
+        Verb::Apply { file, wait } => {
+            apply::apply(&client::Client::new(&arguments.array)?, file, *wait, arguments.json)
+        }
+        Verb::Operator(operator) => {
+            operator.carry_out(&client::Client::new(&arguments.array)?, arguments.json)
+        }
+        Verb::Setuser { name, file } => {
+            let mut password = String::new();
+            std::io::stdin().read_line(&mut password)?;
+            let password = password.trim_end_matches(['\n', '\r']);
+            if password.is_empty() {
+                return Err("no password on standard input".into());
+            }
+            Ok(crate::management::set_user(file, name, password)?)
+        }
+    }
+}
+
+/// A daemon with a thread missing is worse than one that is gone: the other array takes over.
+fn end_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        std::process::abort();
+    }));
+}

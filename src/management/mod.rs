@@ -1,27 +1,19 @@
 //! HTTP+JSON management API in the shape of the 3PAR WSAPI, and Prometheus metrics.
+//!
+//! WSAPI's own resources lie under `/api/v1`; what it has no word for under `/api/twinlun`. The
+//! command line is a client like any other.
 
-use std::io;
-use std::net::SocketAddr;
+mod auth;
+mod error;
+mod metrics;
+mod objects;
+mod remotecopy;
+mod server;
+mod token;
 
-use thiserror::Error;
+pub use auth::{UsersError, set_user};
+pub use server::{ServeError, serve};
+pub use token::token_path;
 
-use crate::array::Handle;
-use crate::config::Management;
-
-#[derive(Debug, Error)]
-pub enum ServeError {
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
-}
-
-/// Serves the API until the task is aborted.
-///
-/// # Errors
-/// The address cannot be listened on.
-pub async fn serve(config: &Management, _handle: Handle) -> Result<tokio::task::AbortHandle, ServeError> {
-    let address = config.listen;
-    let _listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })?;
-    Ok(tokio::spawn(async {}).abort_handle())
-}
+/// Body of an answer or request.
+pub(crate) type Json = serde_json::Value;

@@ -15,7 +15,7 @@ mod work;
 
 pub use completion::{Completion, CompletionQueue, ReplyTo};
 pub use lane::{LaneFrame, LaneOut};
-pub use perform::run_job;
+pub use perform::{RESYNC_BYTES, run_job};
 pub use service::{BlockVolume, Submitted, Ticket};
 pub use shell::{Listener, Volume};
 pub use thread::{DataThread, Job, Mailboxes};

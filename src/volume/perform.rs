@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task;
 
 use crate::arbitration::GroupId;
@@ -22,6 +23,9 @@ use super::{Completion, CompletionQueue};
 /// writes on the same lane pass between.
 const COPY_FRAME_BYTES: u64 = 256 * 1024;
 const _: () = assert!(1024 * 1024 / COPY_FRAME_BYTES <= Limits::COPY_FRAMES_MAX as u64);
+
+/// Bytes sent by copies (resync and recovery) since the start; holes cost none.
+pub static RESYNC_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Carries out everything; outcomes go to their queues.
 pub(super) fn carry_out(volume: &Volume, effects: Effects) {
@@ -213,6 +217,7 @@ async fn send_region(
             let extent = Extent::new(at, step.min(end - at));
             let data = handle.read(extent).await.map_err(|_| CopyFailed)?;
             let header = header.copy_frame(frames, Op::Write, extent);
+            RESYNC_BYTES.fetch_add(extent.bytes(), Ordering::Relaxed);
             out.push(LaneFrame::Data { group, volume, header, data });
             frames += 1;
             at = extent.end();

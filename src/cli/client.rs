@@ -1,0 +1,128 @@
+//! The client of the management API.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Failure;
+
+/// Longest any request may take: a switchover is decided long before.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const SESSION_KEY: &str = "X-HP3PAR-WSAPI-SessionKey";
+
+/// A refusal of the array, in its own words.
+#[derive(Debug)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: u64,
+    pub desc: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.desc)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[derive(Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    base: String,
+    key: String,
+}
+
+impl Client {
+    /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array.
+    ///
+    /// # Errors
+    /// No such address, no way to log in, or the array does not answer.
+    pub fn new(array: &str) -> Result<Self, Failure> {
+        let address: SocketAddr = array
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut found| found.next())
+            .ok_or_else(|| format!("`{array}` is no address; write ADDRESS:PORT (--array or TWINLUN_ARRAY)"))?;
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        let mut client = Self { agent, base: format!("http://{address}"), key: String::new() };
+        client.key = match (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD")) {
+            (Ok(user), Ok(password)) => {
+                let body = json!({"user": user, "password": password});
+                let answer = client.request("POST", "/api/v1/credentials", Some(&body))?;
+                answer["key"].as_str().unwrap_or_default().to_owned()
+            }
+            _ => {
+                let path = crate::management::token_path(address);
+                std::fs::read_to_string(&path).map_err(|error| {
+                    format!(
+                        "no array on this machine listens on {address} for this user ({}: {error}); \
+                         start it, name another with --array, or set TWINLUN_USER and TWINLUN_PASSWORD",
+                        path.display()
+                    )
+                })?
+            }
+        };
+        Ok(client)
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.request("GET", path, None)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.request("POST", path, Some(body))
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.request("PUT", path, Some(body))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.request("DELETE", path, None)
+    }
+
+    /// Whether something is there.
+    pub fn exists(&self, path: &str) -> Result<bool, Failure> {
+        match self.get(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.status == 404) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let text = self.text(method, path, body)?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// The body of an answer as it is.
+    pub fn text(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String, Failure> {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(SESSION_KEY, &self.key)
+            .header("Content-Type", "application/json")
+            .body(body.map(Value::to_string).unwrap_or_default())?;
+        let mut answer = self
+            .agent
+            .run(request)
+            .map_err(|error| format!("the array at {} does not answer: {error}", self.base))?;
+        let status = answer.status().as_u16();
+        let text = answer.body_mut().read_to_string()?;
+        if status < 400 {
+            return Ok(text);
+        }
+        let said: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let desc = said["desc"].as_str().map_or_else(|| format!("HTTP status {status}"), str::to_owned);
+        Err(Box::new(Refusal { status, code: said["code"].as_u64().unwrap_or(0), desc }))
+    }
+}

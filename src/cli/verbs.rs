@@ -1,0 +1,229 @@
+//! The operator's verbs, spelled as on the real array.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::client::Client;
+use super::show;
+
+#[derive(Debug, Subcommand)]
+pub enum Operator {
+    /// Make a virtual volume, e.g. `createvv vmfs.0 10G`.
+    Createvv {
+        /// Thin provisioned (always so here).
+        #[arg(long)]
+        tpvv: bool,
+        name: String,
+        /// Size with a unit: 512M, 10G, 2T. A multiple of 1 MiB.
+        size: String,
+        /// Data file or block device on the array; default: a file in its `data_dir`.
+        #[arg(long)]
+        path: Option<String>,
+        #[arg(long)]
+        comment: Option<String>,
+    },
+    /// Remove a virtual volume that is neither exported nor mirrored.
+    Removevv { name: String },
+    /// List virtual volumes.
+    Showvv,
+    /// Make a host of initiator names, e.g. `createhost esx1 iqn.1998-01.com.vmware:esx1`.
+    Createhost {
+        #[arg(long)]
+        iscsi: bool,
+        /// Persona number (2 is Generic-ALUA, 8 VMware).
+        #[arg(long, default_value_t = 2)]
+        persona: u8,
+        name: String,
+        iqns: Vec<String>,
+    },
+    /// Remove a host that sees no volume.
+    Removehost { name: String },
+    /// List hosts and their initiators.
+    Showhost,
+    /// Export a volume to a host, e.g. `createvlun vmfs.0 1 esx1`; `auto` takes the lowest free LUN.
+    Createvlun { volume: String, lun: String, host: String },
+    /// Take an export back.
+    Removevlun { volume: String, lun: u16, host: String },
+    /// List exports and the paths that are logged in.
+    Showvlun,
+    /// List iSCSI ports.
+    Showport,
+    /// Name, model and serial number of the array.
+    Showsys,
+    /// Make a remote copy group here, its natural primary: `creatercopygroup vmfs array-b:sync`.
+    Creatercopygroup { group: String, target: String },
+    /// Remove a stopped remote copy group, on both arrays.
+    Removercopygroup { group: String },
+    /// Mirror a volume: `admitrcopyvv vmfs.0 vmfs array-b:vmfs.0`; it is made there if need be.
+    Admitrcopyvv { volume: String, group: String, target: String },
+    /// Take a volume out of a stopped group.
+    Dismissrcopyvv { volume: String, group: String },
+    /// Begin to mirror a group.
+    Startrcopygroup { group: String },
+    /// Mirror a group no longer.
+    Stoprcopygroup { group: String },
+    /// Show remote copy: target, links, groups, roles, and why an array does not serve.
+    Showrcopy,
+    /// Change roles or policies of a group.
+    #[command(subcommand)]
+    Setrcopygroup(Setrcopygroup),
+    /// Show what happened, arbitration with its epochs.
+    Showeventlog,
+    /// Print the Prometheus metrics.
+    Metrics,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Setrcopygroup {
+    /// Swap roles; nothing failed, nothing is lost.
+    Switchover { group: String },
+    /// Take the secondary of a stopped group into office.
+    Failover { group: String },
+    /// Switch policies on or off.
+    Pol(Policies),
+}
+
+#[derive(Debug, Args)]
+pub struct Policies {
+    /// Policy: auto_failover, path_management, auto_recover; with `no_` before it: off.
+    policy: String,
+    group: String,
+}
+
+/// Bytes of a size with a unit, as a multiple of 1 MiB.
+pub fn size_mib(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size; write e.g. 512M, 10G or 2T");
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "m" | "mib" => 1,
+        "g" | "gib" => 1 << 10,
+        "t" | "tib" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).filter(|size| *size > 0).ok_or_else(wrong)
+}
+
+/// `TARGET:what`.
+fn target(text: &str) -> Result<(&str, &str), String> {
+    text.split_once(':').ok_or_else(|| format!("`{text}`: write TARGET:VOLUME, or TARGET:sync for a group"))
+}
+
+impl Operator {
+    pub fn carry_out(&self, client: &Client, json: bool) -> Result<(), Failure> {
+        let done = |_: Value| {
+            if json {
+                println!("{{}}");
+            }
+        };
+        match self {
+            Self::Createvv { tpvv: _, name, size, path, comment } => {
+                let mib = size_mib(size)?;
+                let body = json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
+                done(client.post("/api/v1/volumes", &body)?);
+            }
+            Self::Removevv { name } => done(client.delete(&format!("/api/v1/volumes/{name}"))?),
+            Self::Showvv => show::volumes(&client.get("/api/v1/volumes")?, json),
+            Self::Createhost { iscsi: _, persona, name, iqns } => {
+                let body = json!({"name": name, "iSCSINames": iqns, "persona": persona});
+                done(client.post("/api/v1/hosts", &body)?);
+            }
+            Self::Removehost { name } => done(client.delete(&format!("/api/v1/hosts/{name}"))?),
+            Self::Showhost => show::hosts(&client.get("/api/v1/hosts")?, json),
+            Self::Createvlun { volume, lun, host } => {
+                let mut body = json!({"volumeName": volume, "hostname": host});
+                if lun == "auto" {
+                    body["autoLun"] = true.into();
+                } else {
+                    let lun: u16 =
+                        lun.parse().map_err(|_| format!("`{lun}` is no LUN; write a number or auto"))?;
+                    body["lun"] = lun.into();
+                }
+                done(client.post("/api/v1/vluns", &body)?);
+            }
+            Self::Removevlun { volume, lun, host } => {
+                done(client.delete(&format!("/api/v1/vluns/{volume},{lun},{host}"))?);
+            }
+            Self::Showvlun => show::vluns(&client.get("/api/v1/vluns")?, json),
+            Self::Showport => show::ports(&client.get("/api/v1/ports")?, json),
+            Self::Showsys => show::system(&client.get("/api/v1/system")?, json),
+            Self::Creatercopygroup { group, target: to } => {
+                let (target, mode) = target(to)?;
+                if mode != "sync" {
+                    return Err(format!("mode `{mode}` is not offered; use {target}:sync").into());
+                }
+                let body = json!({"name": group, "targets": [{"targetName": target, "mode": 1}]});
+                done(client.post("/api/v1/remotecopygroups", &body)?);
+            }
+            Self::Removercopygroup { group } => {
+                done(client.delete(&format!("/api/v1/remotecopygroups/{group}"))?);
+            }
+            Self::Admitrcopyvv { volume, group, target: to } => {
+                let (target, remote) = target(to)?;
+                let body = json!({
+                    "action": 1, "volumeName": volume, "volumeAutoCreation": true,
+                    "targets": [{"targetName": target, "secVolumeName": remote}],
+                });
+                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &body)?);
+            }
+            Self::Dismissrcopyvv { volume, group } => {
+                let body = json!({"action": 2, "volumeName": volume});
+                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &body)?);
+            }
+            Self::Startrcopygroup { group } => {
+                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 3}))?);
+            }
+            Self::Stoprcopygroup { group } => {
+                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 4}))?);
+            }
+            Self::Showrcopy => show::remote_copy(&client.get("/api/twinlun/rcopy")?, json),
+            Self::Setrcopygroup(set) => done(set.carry_out(client)?),
+            Self::Showeventlog => show::events(&client.get("/api/twinlun/eventlog")?, json),
+            Self::Metrics => print!("{}", client.text("GET", "/metrics", None)?),
+        }
+        Ok(())
+    }
+}
+
+impl Setrcopygroup {
+    fn carry_out(&self, client: &Client) -> Result<Value, Failure> {
+        match self {
+            Self::Switchover { group } => {
+                client.post(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 8}))
+            }
+            Self::Failover { group } => {
+                client.post(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 7}))
+            }
+            Self::Pol(Policies { policy, group }) => {
+                let (on, name) = match policy.strip_prefix("no_") {
+                    Some(name) => (false, name),
+                    None => (true, policy.as_str()),
+                };
+                let member = match name {
+                    "auto_failover" => "autoFailover",
+                    "path_management" => "pathManagement",
+                    "auto_recover" => "autoRecover",
+                    _ => return Err(format!("there is no policy `{name}`").into()),
+                };
+                client.put(&format!("/api/twinlun/rcopy/{group}"), &json!({member: on}))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_mib;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size_mib("512M"), Ok(512));
+        assert_eq!(size_mib("10G"), Ok(10 << 10));
+        assert_eq!(size_mib("2TiB"), Ok(2 << 20));
+        for bad in ["10", "G", "0G", "1.5G", "10K", "99999999999999999999G"] {
+            assert!(size_mib(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The HTTP server: routes, sessions, bounds.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde_json::json;
+use thiserror::Error;
+
+use super::auth::{Auth, UsersError};
+use super::error::ApiError;
+use super::{Json, metrics, objects, remotecopy, token};
+use crate::array::Handle;
+use crate::config::Management;
+
+/// Largest request body in bytes.
+const BODY_MAX: usize = 1 << 20;
+/// Header with the session key; WSAPI clients spell it in several cases.
+const SESSION_KEY: &str = "x-hp3par-wsapi-sessionkey";
+
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("no token for the command line: {0}")]
+    Token(io::Error),
+    #[error(transparent)]
+    Users(#[from] UsersError),
+}
+
+/// What every request works with.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub handle: Handle,
+    pub auth: Arc<Auth>,
+    loopback: bool,
+}
+
+/// Serves the API until the task is aborted.
+///
+/// # Errors
+/// The address cannot be listened on, or the users file is of no use.
+pub async fn serve(config: &Management, handle: Handle) -> Result<tokio::task::AbortHandle, ServeError> {
+    let address = config.listen;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })?;
+    if config.allow_plaintext {
+        tracing::warn!("the management API is not encrypted (allow_plaintext)");
+    }
+    let users = config.users.clone().unwrap_or_else(|| handle.data_dir.path().join("users"));
+    let local = token::make_token(address).map_err(ServeError::Token)?;
+    let auth = Arc::new(Auth::new(users, local)?);
+    let api = Api { handle, auth, loopback: address.ip().is_loopback() };
+    let server = async move {
+        if let Err(error) = axum::serve(listener, router(api)).await {
+            tracing::error!(%error, "the management API has ended");
+        }
+    };
+    Ok(tokio::spawn(server).abort_handle())
+}
+
+fn router(api: Api) -> Router {
+    let inside = Router::new()
+        .merge(objects::routes())
+        .merge(remotecopy::routes())
+        .layer(middleware::from_fn_with_state(api.clone(), must_have_session));
+    Router::new()
+        .route("/api", get(version))
+        .route("/api/v1/credentials", post(login))
+        .route("/api/v1/credentials/{key}", delete(logout))
+        .route("/metrics", get(show_metrics))
+        .merge(inside)
+        .fallback(|| async { ApiError::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::new(501, 9, "this resource takes no such request") })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(api)
+}
+
+async fn must_have_session(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request: Request,
+    next: Next,
+) -> Response {
+    let key = headers.get(SESSION_KEY).and_then(|key| key.to_str().ok());
+    if key.is_some_and(|key| api.auth.knows(key)) {
+        return next.run(request).await;
+    }
+    ApiError::new(403, 6, "invalid session key: log in with POST /api/v1/credentials").into_response()
+}
+
+/// `GET /api`: the version that decides what clients dare to ask for.
+async fn version() -> axum::Json<Json> {
+    axum::Json(json!({"major": 1, "minor": 10, "revision": 0, "build": 40_200_000}))
+}
+
+/// A JSON object from a request body; null members count as absent.
+pub fn object(body: &Bytes) -> Result<serde_json::Map<String, Json>, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(Json::Object(mut members)) => {
+            members.retain(|_, value| !value.is_null());
+            Ok(members)
+        }
+        Ok(_) => Err(ApiError::new(400, 12, "invalid input: a JSON object is expected")),
+        Err(error) => Err(ApiError::new(400, 60, format!("JSON syntax error: {error}"))),
+    }
+}
+
+async fn login(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError> {
+    let members = object(&body)?;
+    let text = |name: &str| {
+        let member = members.get(name).ok_or_else(|| ApiError::missing(name))?;
+        member.as_str().map(str::to_owned).ok_or_else(|| ApiError::wrong_type(name))
+    };
+    let (user, password) = (text("user")?, text("password")?);
+    let auth = Arc::clone(&api.auth);
+    // Hashing takes its time; never on the control thread.
+    let key = tokio::task::spawn_blocking(move || auth.login(&user, &password)).await;
+    let key = match key {
+        Ok(Ok(Some(key))) => key,
+        Ok(Ok(None)) => return Err(ApiError::new(403, 5, "invalid user name or password")),
+        Ok(Err(error)) => return Err(ApiError::new(500, 1, error.to_string())),
+        Err(_) => return Err(ApiError::new(503, 1, "the array is shutting down")),
+    };
+    let location = format!("/api/v1/credentials/{key}");
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(json!({"key": key}))).into_response())
+}
+
+async fn logout(State(api): State<Api>, Path(key): Path<String>) -> StatusCode {
+    api.auth.logout(&key);
+    StatusCode::OK
+}
+
+async fn show_metrics(State(api): State<Api>, headers: HeaderMap) -> Result<String, ApiError> {
+    let key = headers.get(SESSION_KEY).and_then(|key| key.to_str().ok());
+    if api.loopback || key.is_some_and(|key| api.auth.knows(key)) {
+        return Ok(metrics::render(&api.handle));
+    }
+    Err(ApiError::new(403, 6, "off loopback the metrics need a session"))
+}

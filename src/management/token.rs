@@ -1,0 +1,44 @@
+//! The local token: whoever may read a file of mode 0600 on this machine may manage the array, as
+//! whoever may read its `data_dir` can anyway. The command line finds it by the API's address.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+/// Where the token for the API at `address` lies. Two arrays may have one address in two network
+/// namespaces, so the namespace is part of the name.
+pub fn token_path(address: SocketAddr) -> PathBuf {
+    let namespace = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
+    directory().join(format!("management-{namespace}-{}-{}.token", address.ip(), address.port()))
+}
+
+fn directory() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/twinlun");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(runtime) => PathBuf::from(runtime).join("twinlun"),
+        None => PathBuf::from(format!("/tmp/twinlun-{}", nix::unistd::geteuid())),
+    }
+}
+
+/// Draws a token and writes it for the command line.
+///
+/// # Errors
+/// No randomness, or the file cannot be written.
+pub fn make_token(address: SocketAddr) -> io::Result<String> {
+    let mut bytes = [0u8; 24];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = token_path(address);
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    // Made anew, never opened: a file that somebody else put there is not written to.
+    let _ = fs::remove_file(&path);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(token.as_bytes())?;
+    Ok(token)
+}
