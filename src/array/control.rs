@@ -40,7 +40,10 @@ pub enum Input {
     Witness(channel::Event),
     Lane(LaneEvent),
     Poke(VolumeId),
-    Persisted { group: GroupId, sequence: u64 },
+    Persisted {
+        group: GroupId,
+        sequence: u64,
+    },
     /// Runs on the control thread.
     Call(Call),
 }
@@ -409,8 +412,7 @@ impl Controller {
         self.parts.metadata.run(move || {
             let mut body = Vec::new();
             record.encode_body(&mut body);
-            let written =
-                votes.lock().unwrap_or_else(PoisonError::into_inner).write([(group.0, &body[..])]);
+            let written = votes.lock().unwrap_or_else(PoisonError::into_inner).write([(group.0, &body[..])]);
             match written {
                 Ok(()) => {
                     let _ = done.send(());

@@ -22,17 +22,18 @@ pub fn spawn(
     engine: Engine,
 ) -> io::Result<JoinHandle<()>> {
     let (ready, started) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
-        match Runtime::new(engine) {
-            Ok(runtime) => {
-                let _ = ready.send(Ok(()));
-                runtime.block_on(run(index, mailbox));
+    let thread =
+        std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+            match Runtime::new(engine) {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(run(index, mailbox));
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
             }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        }
-    })?;
+        })?;
     started.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
     Ok(thread)
 }

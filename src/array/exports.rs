@@ -16,9 +16,7 @@ use crate::group::{PathState, PathView};
 use crate::iscsi::pdu::LoginStatus;
 use crate::iscsi::{Candidate, TargetRecord};
 use crate::portal::{Export, Exports, View as ExportView};
-use crate::scsi::{
-    Access, AccessState, Changes, Identity, Limits, LogicalUnit, Lun, Port, PortGroup,
-};
+use crate::scsi::{Access, AccessState, Changes, Identity, Limits, LogicalUnit, Lun, Port, PortGroup};
 use crate::store::objects::{Objects, VirtualVolume};
 use crate::volume::Volume;
 
@@ -80,13 +78,7 @@ fn state(path: PathState) -> AccessState {
 }
 
 impl ExportTable {
-    pub fn new(
-        me: Side,
-        target: String,
-        portals: Vec<SocketAddr>,
-        volumes: VolumeSet,
-        views: Views,
-    ) -> Self {
+    pub fn new(me: Side, target: String, portals: Vec<SocketAddr>, volumes: VolumeSet, views: Views) -> Self {
         Self(Arc::new(Table {
             me,
             target,
@@ -123,7 +115,8 @@ impl ExportTable {
             let mut exports = Vec::new();
             for vlun in objects.vluns_of_host(host.uuid) {
                 let Some(vv) = objects.volume(vlun.volume) else { continue };
-                let (Some(lun), Some(volume)) = (Lun::new(vlun.lun), table.volumes.get(vv.volume_id())) else {
+                let (Some(lun), Some(volume)) = (Lun::new(vlun.lun), table.volumes.get(vv.volume_id()))
+                else {
                     continue;
                 };
                 let id = u64::from(vv.id);
@@ -142,9 +135,8 @@ impl ExportTable {
             for iqn in &host.iqns {
                 let luns = |view: &ExportView<Volume>| view.exports.iter().map(|e| e.lun).collect::<Vec<_>>();
                 let old = before.get(iqn);
-                let same = old.is_some_and(|old| {
-                    luns(old) == exports.iter().map(|e| e.lun).collect::<Vec<_>>()
-                });
+                let same =
+                    old.is_some_and(|old| luns(old) == exports.iter().map(|e| e.lun).collect::<Vec<_>>());
                 let inventory = old.map_or(1, |old| old.inventory + u64::from(!same));
                 let view = ExportView { inventory, exports: exports.clone() };
                 by_initiator.insert(iqn.clone(), Arc::new(view));

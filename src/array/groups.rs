@@ -105,7 +105,9 @@ impl GroupEntry {
             Action::Send { to, connection, message } => Wish::Send { to, connection, message },
             Action::SendSession { connection, message } => Wish::SendSession { group, connection, message },
             Action::Path(view) => Wish::Path { group, view },
-            Action::Log { epoch, entry } => Wish::Log { group, epoch: epoch.0, text: super::events::say(&entry) },
+            Action::Log { epoch, entry } => {
+                Wish::Log { group, epoch: epoch.0, text: super::events::say(&entry) }
+            }
             Action::Outcome { ticket, result } => Wish::Outcome { group, ticket, result },
             Action::SendGroupState => Wish::SendGroupState { group },
             Action::Policy(policy) => Wish::Policy { group, policy },

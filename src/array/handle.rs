@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::arbitration::{
     Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, Side, Tenure, VoterRecord,
 };
-use crate::iscsi::TargetRecord;
 use crate::group::{Command, Event, Life, PathView, Policy, Refused};
+use crate::iscsi::TargetRecord;
 use crate::mirror::{LaneId, VolumeId};
 use crate::portal::Sessions;
 use crate::store::data_dir::DataDir;
@@ -351,7 +351,8 @@ impl Handle {
         let removed = self
             .update(move |objects| {
                 let known = objects.volume_named(&volume).zip(objects.host_named(&host));
-                let known = known.and_then(|(v, h)| objects.vluns_of_host(h.uuid).find(|l| l.volume == v.uuid));
+                let known =
+                    known.and_then(|(v, h)| objects.vluns_of_host(h.uuid).find(|l| l.volume == v.uuid));
                 if known.is_some_and(|known| known.lun != lun) {
                     let name = format!("of volume {volume} to host {host} with LUN {lun}");
                     return Err(ObjectError::Missing { kind: Kind::Vlun, name });
@@ -431,11 +432,8 @@ impl Handle {
         };
         // The name is tried here first, so that nothing is made there in vain.
         self.snapshot().as_ref().clone().add_group(group.clone())?;
-        let theirs = Group {
-            name: format!("{name}.r{}", self.system_id),
-            target: self.name.clone(),
-            ..group.clone()
-        };
+        let theirs =
+            Group { name: format!("{name}.r{}", self.system_id), target: self.name.clone(), ..group.clone() };
         self.ask_peer(PeerRequest::CreateGroup(NewGroup::new(&theirs, &chosen))).await?;
         match self.add_group(group, chosen).await {
             Ok(group) => Ok(group),
@@ -643,7 +641,10 @@ impl Handle {
     /// Carries out a request of the other array.
     pub async fn serve_peer(&self, body: &[u8]) -> PeerAnswer {
         let Some(request) = PeerRequest::decode(body) else {
-            return PeerAnswer::refused(PeerRefusal::Other, "a request of no known shape; upgrade this array");
+            return PeerAnswer::refused(
+                PeerRefusal::Other,
+                "a request of no known shape; upgrade this array",
+            );
         };
         match self.carry_out_for_peer(request).await {
             Ok(()) => PeerAnswer::Done,
@@ -653,9 +654,8 @@ impl Handle {
 
     async fn carry_out_for_peer(&self, request: PeerRequest) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
-        let named = |uuid: Uuid| {
-            snapshot.group(uuid).cloned().ok_or_else(|| missing(Kind::Group, &uuid.to_string()))
-        };
+        let named =
+            |uuid: Uuid| snapshot.group(uuid).cloned().ok_or_else(|| missing(Kind::Group, &uuid.to_string()));
         match request {
             PeerRequest::Introduce { target, portals } => {
                 let portals = portals.into_iter().map(|portal| (portal, PORTAL_GROUP_TAG)).collect();

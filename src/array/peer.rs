@@ -70,10 +70,16 @@ impl Link {
             return Err("both arrays have the same identity: a data_dir was copied; give one of them an empty data_dir".into());
         }
         if side == self.side {
-            return Err(format!("both arrays are configured as side {side}; make one of them side {}", side.other()));
+            return Err(format!(
+                "both arrays are configured as side {side}; make one of them side {}",
+                side.other()
+            ));
         }
         if hello.name != self.peer_name {
-            return Err(format!("the array calls itself {}, expected is {} ([peer] name)", hello.name, self.peer_name));
+            return Err(format!(
+                "the array calls itself {}, expected is {} ([peer] name)",
+                hello.name, self.peer_name
+            ));
         }
         if hello.system == self.hello.system {
             return Err(format!("both arrays have system_id {}; give each its own", hello.system));
@@ -272,7 +278,8 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: TcpStream, begun: Vec<u8>) -
     let (hello, rest) = timeout(HELLO_TIMEOUT, read_lane_hello(&mut stream, begun))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let known = link.peer().is_some_and(|(_, peer)| peer.nonce.0 == hello.boot_nonce && peer.identity == hello.array);
+    let known =
+        link.peer().is_some_and(|(_, peer)| peer.nonce.0 == hello.boot_nonce && peer.identity == hello.array);
     if !known || hello.lane.0 >= link.hello.lanes.max(1) || !rest.is_empty() {
         return Err(io::Error::other("a lane of no array that is linked now"));
     }

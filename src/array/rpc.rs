@@ -11,13 +11,22 @@ use super::handle::CommandError;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerRequest {
     /// The asking array's target, for SendTargets here.
-    Introduce { target: String, portals: Vec<String> },
+    Introduce {
+        target: String,
+        portals: Vec<String>,
+    },
     CreateGroup(NewGroup),
     RemoveGroup(Uuid),
     AdmitVolume(AdmitVolume),
-    Dismiss { group: Uuid, volume: Uuid },
+    Dismiss {
+        group: Uuid,
+        volume: Uuid,
+    },
     GroupState(GroupState),
-    SetPolicies { group: Uuid, policies: Policies },
+    SetPolicies {
+        group: Uuid,
+        policies: Policies,
+    },
 }
 
 /// A group as its creator hands it over, with epoch 1.

@@ -52,7 +52,9 @@ pub enum RunError {
     Votes(#[from] RecordError),
     #[error("vote of group {group}: {source}")]
     Vote { group: uuid::Uuid, source: EnvelopeError },
-    #[error("group {group} has no vote on record: its data_dir is incomplete; restore it, or remove this array from the group and enrol it anew")]
+    #[error(
+        "group {group} has no vote on record: its data_dir is incomplete; restore it, or remove this array from the group and enrol it anew"
+    )]
     NoVote { group: String },
     #[error("volume {name}: {source}")]
     Volume { name: String, source: OpenError },
@@ -152,9 +154,11 @@ pub fn run(config: &ArrayConfig, timers: Timers) -> Result<(), RunError> {
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    socket::listen(address)
-        .and_then(TcpListener::from_std)
-        .map_err(|source| RunError::Listen { what, address, source })
+    socket::listen(address).and_then(TcpListener::from_std).map_err(|source| RunError::Listen {
+        what,
+        address,
+        source,
+    })
 }
 
 async fn serve(
@@ -167,8 +171,7 @@ async fn serve(
 ) -> Result<(), RunError> {
     let (inputs, queue) = mpsc::unbounded_channel();
     let (pokes, mut poked) = mpsc::unbounded_channel();
-    let volumes =
-        VolumeSet::new(Arc::clone(&data_dir), engine, mailboxes.clone(), metadata.clone(), pokes);
+    let volumes = VolumeSet::new(Arc::clone(&data_dir), engine, mailboxes.clone(), metadata.clone(), pokes);
     let objects = Arc::new(ObjectStore::open(&data_dir.objects(), data_dir.engine())?);
     start::open_volumes(&objects.snapshot(), &volumes)?;
     let votes = start::open_votes(&data_dir)?;
@@ -233,9 +236,11 @@ async fn serve(
         nonce: BootNonce(nonce),
         name: config.array.name.clone(),
         system: config.system_id(),
-        lanes: config.peer.as_ref().and_then(|peer| peer.lanes).unwrap_or_else(|| {
-            u16::try_from(mailboxes.threads()).unwrap_or(u16::MAX)
-        }),
+        lanes: config
+            .peer
+            .as_ref()
+            .and_then(|peer| peer.lanes)
+            .unwrap_or_else(|| u16::try_from(mailboxes.threads()).unwrap_or(u16::MAX)),
     };
     start_links(config, timers, &hello, &mailboxes, &volumes, &inputs).await?;
     let forward = inputs.clone();

@@ -74,9 +74,9 @@ impl Made {
 }
 
 pub fn apply(client: &Client, file: &Path, wait: bool, json: bool) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let objects: Objects =
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let objects: Objects = toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
     let mut made = Made::default();
     for volume in &objects.volume {
         apply_volume(client, volume, json, &mut made)?;
@@ -153,8 +153,12 @@ fn apply_host(client: &Client, host: &Host, json: bool, made: &mut Made) -> Resu
         return Ok(());
     }
     let known = client.get(&path)?;
-    let known: Vec<_> =
-        known["iSCSIPaths"].as_array().into_iter().flatten().filter_map(|path| path["name"].as_str()).collect();
+    let known: Vec<_> = known["iSCSIPaths"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|path| path["name"].as_str())
+        .collect();
     let new: Vec<_> = host.iqns.iter().filter(|iqn| !known.contains(&iqn.as_str())).collect();
     if !new.is_empty() {
         client.put(&path, &json!({"pathOperation": 1, "iSCSINames": new}))?;

@@ -41,11 +41,10 @@ impl Client {
     /// # Errors
     /// No such address, no way to log in, or the array does not answer.
     pub fn new(array: &str) -> Result<Self, Failure> {
-        let address: SocketAddr = array
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut found| found.next())
-            .ok_or_else(|| format!("`{array}` is no address; write ADDRESS:PORT (--array or TWINLUN_ARRAY)"))?;
+        let address: SocketAddr =
+            array.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
+                format!("`{array}` is no address; write ADDRESS:PORT (--array or TWINLUN_ARRAY)")
+            })?;
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)

@@ -99,7 +99,13 @@ pub fn vluns(value: &Value, json: bool) {
         for row in &shown {
             let kind = if active { "matched set" } else { "host" };
             let name = if active { text(&row["remoteName"]) } else { "---".into() };
-            rows.add_row([text(&row["lun"]), text(&row["volumeName"]), text(&row["hostname"]), name, kind.into()]);
+            rows.add_row([
+                text(&row["lun"]),
+                text(&row["volumeName"]),
+                text(&row["hostname"]),
+                name,
+                kind.into(),
+            ]);
         }
         print(rows, &[0]);
         total(shown.len());

@@ -121,7 +121,8 @@ impl Operator {
         match self {
             Self::Createvv { tpvv: _, name, size, path, comment } => {
                 let mib = size_mib(size)?;
-                let body = json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
+                let body =
+                    json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
                 done(client.post("/api/v1/volumes", &body)?);
             }
             Self::Removevv { name } => done(client.delete(&format!("/api/v1/volumes/{name}"))?),

@@ -274,7 +274,9 @@ impl ArrayConfig {
             return Err(("portal.listen", "name at least one address, e.g. [\"192.0.2.1:3260\"]".into()));
         }
         if let Some(any) = self.portal.listen.iter().find(|address| address.ip().is_unspecified()) {
-            let problem = format!("{any} names no address that hosts could be told (SendTargets); list each address, e.g. \"192.0.2.1:3260\"");
+            let problem = format!(
+                "{any} names no address that hosts could be told (SendTargets); list each address, e.g. \"192.0.2.1:3260\""
+            );
             return Err(("portal.listen", problem));
         }
         if let Some(target) = &self.portal.target

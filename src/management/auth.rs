@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
 use argon2::Argon2;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
 use thiserror::Error;
 
 /// Sessions kept; the one unused for longest goes first. Clients of the real array leak sessions.
@@ -70,8 +70,7 @@ pub fn set_user(path: &Path, name: &str, password: &str) -> Result<(), UsersErro
     let failed = |source| UsersError::Io { path: path.to_owned(), source };
     let new = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
-    let mut file =
-        options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
     for (name, hash) in users {
         writeln!(file, "{name}:{hash}").map_err(failed)?;
     }

@@ -52,10 +52,7 @@ pub fn optional_text(members: &Members, name: &str) -> Result<Option<String>, Ap
 }
 
 fn number(members: &Members, name: &str) -> Result<Option<u64>, ApiError> {
-    members
-        .get(name)
-        .map(|value| value.as_u64().ok_or_else(|| ApiError::wrong_type(name)))
-        .transpose()
+    members.get(name).map(|value| value.as_u64().ok_or_else(|| ApiError::wrong_type(name))).transpose()
 }
 
 pub fn flag(members: &Members, name: &str) -> Result<Option<bool>, ApiError> {

@@ -175,9 +175,9 @@ async fn member(
     let view = api.handle.view(group.group_id());
     let members = volumes_json(&objects, &group, view.as_ref());
     let found = members.into_iter().find(|member| member["localVolumeName"] == volume);
-    found.map(axum::Json).ok_or_else(|| {
-        ApiError::new(404, 11, format!("volume {volume} is not in remote copy group {name}"))
-    })
+    found
+        .map(axum::Json)
+        .ok_or_else(|| ApiError::new(404, 11, format!("volume {volume} is not in remote copy group {name}")))
 }
 
 /// `targets[0].targetName`, or the only target there is.
@@ -265,10 +265,7 @@ async fn set_policies(api: &Api, group: &Group, members: &Members) -> Result<(),
     Ok(api.handle.set_policies(&group.name, policies).await?)
 }
 
-fn apply_policies(
-    policies: &mut crate::store::objects::Policies,
-    given: &Members,
-) -> Result<(), ApiError> {
+fn apply_policies(policies: &mut crate::store::objects::Policies, given: &Members) -> Result<(), ApiError> {
     for (name, policy) in [
         ("autoRecover", &mut policies.auto_recover),
         ("overPeriodAlert", &mut policies.over_period_alert),
@@ -346,9 +343,10 @@ async fn target(State(api): State<Api>, Path(name): Path<String>) -> Result<axum
 
 fn links_json(api: &Api, links: &Links) -> Vec<Json> {
     let Some(peer) = &api.handle.peer_name else { return Vec::new() };
-    let lanes = links.lanes.iter().map(|lane| {
-        json!({"target": peer, "node": format!("lane{}", lane.0), "status": "Up"})
-    });
+    let lanes = links
+        .lanes
+        .iter()
+        .map(|lane| json!({"target": peer, "node": format!("lane{}", lane.0), "status": "Up"}));
     lanes.collect()
 }
 
@@ -389,7 +387,10 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                 },
             });
             if let (Some(view), Some(members)) = (view, row.as_object_mut()) {
-                let left = match view.sync { SyncStatus::Syncing { left } => Some(left), _ => None };
+                let left = match view.sync {
+                    SyncStatus::Syncing { left } => Some(left),
+                    _ => None,
+                };
                 members.extend([
                     ("role".into(), role_name(&view).into()),
                     ("status".into(), state_name(view.state).into()),
@@ -399,10 +400,14 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ("sync".into(), sync_name(view.sync).into()),
                     ("regionsLeft".into(), left.into()),
                     ("epoch".into(), view.epoch.0.into()),
-                    ("quorum".into(), match view.quorum {
-                        Quorum::Majority => "majority",
-                        Quorum::PrimaryAlone => "primary alone",
-                    }.into()),
+                    (
+                        "quorum".into(),
+                        match view.quorum {
+                            Quorum::Majority => "majority",
+                            Quorum::PrimaryAlone => "primary alone",
+                        }
+                        .into(),
+                    ),
                     ("witness".into(), view.witness_heard.into()),
                     ("sessionUp".into(), view.session_up.into()),
                 ]);

@@ -79,7 +79,9 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(show_metrics))
         .merge(inside)
         .fallback(|| async { ApiError::not_found() })
-        .method_not_allowed_fallback(|| async { ApiError::new(501, 9, "this resource takes no such request") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(501, 9, "this resource takes no such request")
+        })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
 }

@@ -25,10 +25,8 @@ use crate::wire::{Frame, Hello, Role};
 use super::continuity::Token;
 
 /// Where the state lies: room for [`WitnessCore::GROUPS_MAX`] groups.
-const STATE: Slots = Slots {
-    format: Format { magic: *b"TWLNWST\0", version: 1, readable_from: 1 },
-    slot_len: 1 << 20,
-};
+const STATE: Slots =
+    Slots { format: Format { magic: *b"TWLNWST\0", version: 1, readable_from: 1 }, slot_len: 1 << 20 };
 /// Connections at a time: two for each of a few hundred pairs.
 const CONNECTIONS_MAX: usize = 1024;
 const RUN_DIR: &str = "/run/twinlun";
@@ -106,7 +104,12 @@ fn random<const N: usize>() -> Result<[u8; N], WitnessError> {
 }
 
 /// Writes states in the order they are asked for, the newest of several waiting ones only.
-fn disk(mut state: RecordFile, token: &Token, jobs: &blocking::Receiver<Write>, done: &mpsc::UnboundedSender<u64>) {
+fn disk(
+    mut state: RecordFile,
+    token: &Token,
+    jobs: &blocking::Receiver<Write>,
+    done: &mpsc::UnboundedSender<u64>,
+) {
     while let Ok(mut job) = jobs.recv() {
         while let Ok(newer) = jobs.try_recv() {
             job = newer;
