@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::arbitration::{
     Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, Side, Tenure, VoterRecord,
 };
-use crate::group::{Command, Event, Life, PathView, Policy, Refused};
+use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
 use crate::iscsi::TargetRecord;
 use crate::mirror::{LaneId, VolumeId};
 use crate::portal::Sessions;
@@ -390,6 +390,14 @@ impl Handle {
         if let Err(error) = self.ask_peer(request).await {
             tracing::debug!(%error, "the other array was not told of this one's target");
         }
+        // What was changed while the link was down; the primary's word counts.
+        let objects = self.snapshot();
+        for group in objects.groups() {
+            let primary = self.view(group.group_id()).is_some_and(|view| view.role == Role::Primary);
+            if primary && let Err(error) = self.share_policies(group).await {
+                tracing::warn!(%error, group = group.name, "the other array does not take the policies");
+            }
+        }
     }
 
     /// As [`Self::share_group_state`], on the control's wish.
@@ -537,7 +545,7 @@ impl Handle {
     fn must_be_stopped_primary(&self, group: &Group) -> Result<(), CommandError> {
         match self.view(group.group_id()) {
             Some(view) if view.in_sync == InSync::Both => Err(CommandError::InSync(group.name.clone())),
-            Some(view) if view.role == crate::group::Role::Primary => Ok(()),
+            Some(view) if view.role == Role::Primary => Ok(()),
             _ => Err(CommandError::NotPrimary(group.name.clone())),
         }
     }
@@ -552,7 +560,11 @@ impl Handle {
         let command = if started { Command::Start } else { Command::Stop };
         self.command(entry.group_id(), command).await?;
         let name = entry.name;
-        self.update(move |objects| objects.set_group_by_peer(&name, |g| g.started = started).map(drop)).await
+        let set = move |objects: &mut Objects| {
+            objects.set_group_by_peer(&name, |group| group.started = started).cloned()
+        };
+        let group = self.update(set).await?;
+        self.share_policies(&group).await
     }
 
     /// A command here or at the other array started or stopped the group.
@@ -562,10 +574,14 @@ impl Handle {
             return;
         };
         let kept = self
-            .update(move |objects| objects.set_group_by_peer(&name, |g| g.started = started).map(drop))
+            .update(move |objects| objects.set_group_by_peer(&name, |g| g.started = started).cloned())
             .await;
-        if let Err(error) = kept {
-            tracing::error!(%error, "the state of a group was not kept with the objects");
+        let shared = match kept {
+            Ok(group) => self.share_policies(&group).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = shared {
+            tracing::error!(%error, "the policies of a group were not kept on both arrays");
         }
     }
 
@@ -577,9 +593,15 @@ impl Handle {
         let name = group.to_owned();
         let group =
             self.update(move |objects| objects.set_group(&name, |g| g.policies = policies).cloned()).await?;
-        let request = PeerRequest::SetPolicies { group: group.uuid, policies };
-        self.control(move |controller| controller.policy_changed(&group)).await?;
-        match self.ask_peer(request).await {
+        let changed = group.clone();
+        self.control(move |controller| controller.policy_changed(&changed)).await?;
+        self.share_policies(&group).await
+    }
+
+    /// Tells the other array a group's policies; one that is not reached hears of them when it is.
+    async fn share_policies(&self, group: &Group) -> Result<(), CommandError> {
+        let Group { uuid, started, policies, .. } = *group;
+        match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies }).await {
             Ok(()) | Err(CommandError::PeerUnreachable) => Ok(()),
             Err(error) => Err(error),
         }
@@ -691,11 +713,12 @@ impl Handle {
                 self.update(move |objects| objects.adopt_group_state(&state)).await?;
                 self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
             }
-            PeerRequest::SetPolicies { group, policies } => {
+            PeerRequest::SetPolicies { group, started, policies } => {
                 let group = named(group)?;
                 let group = self
                     .update(move |objects| {
-                        objects.set_group_by_peer(&group.name, |g| g.policies = policies).cloned()
+                        let set = |g: &mut Group| (g.started, g.policies) = (started, policies);
+                        objects.set_group_by_peer(&group.name, set).cloned()
                     })
                     .await?;
                 self.control(move |controller| controller.policy_changed(&group)).await

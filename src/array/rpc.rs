@@ -23,10 +23,8 @@ pub enum PeerRequest {
         volume: Uuid,
     },
     GroupState(GroupState),
-    SetPolicies {
-        group: Uuid,
-        policies: Policies,
-    },
+    /// The word of the asking array's operator, kept alike on both.
+    SetPolicies { group: Uuid, started: bool, policies: Policies },
 }
 
 /// A group as its creator hands it over, with epoch 1.
