@@ -24,7 +24,11 @@ pub enum PeerRequest {
     },
     GroupState(GroupState),
     /// The word of the asking array's operator, kept alike on both.
-    SetPolicies { group: Uuid, started: bool, policies: Policies },
+    SetPolicies {
+        group: Uuid,
+        started: bool,
+        policies: Policies,
+    },
 }
 
 /// A group as its creator hands it over, with epoch 1.

@@ -80,7 +80,11 @@ pub fn run() -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TWINLUN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
