@@ -121,10 +121,10 @@ impl ActiveSet {
         self.find(region).is_some()
     }
 
+    /// Writes of the region in flight.
     #[cfg(test)]
-    /// Writes of the region are in flight.
-    pub fn is_busy(&self, region: u64) -> bool {
-        self.find(region).is_some_and(|at| self.entries[at as usize].in_flight != 0)
+    pub fn in_flight(&self, region: u64) -> u32 {
+        self.find(region).map_or(0, |at| self.entries[at as usize].in_flight)
     }
 
     pub fn clear(&mut self) {
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(set.expire(Time(13), Duration::from_nanos(100)), None);
         assert_eq!(set.expire(Time(110), Duration::from_nanos(100)), Some(0));
         assert_eq!(set.next_expiry(Duration::from_nanos(100)), Some(Time(113)));
-        assert!(set.is_busy(1) && set.contains(3) && !set.contains(0));
+        assert!(set.in_flight(1) == 1 && set.contains(3) && !set.contains(0));
     }
 
     proptest! {
@@ -240,7 +240,7 @@ mod tests {
                     },
                 }
                 for (region, count) in &model {
-                    prop_assert_eq!(set.is_busy(*region), *count > 0);
+                    prop_assert_eq!(set.in_flight(*region), *count);
                     prop_assert!(set.contains(*region));
                 }
             }

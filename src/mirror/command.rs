@@ -202,6 +202,11 @@ impl Commands {
         slots.iter().filter(|command| command.is_live())
     }
 
+    #[cfg(test)]
+    pub fn all(&self) -> &[Command] {
+        &self.slots
+    }
+
     /// Slots of the live commands in order of arrival, into `out`.
     pub fn in_order(&self, out: &mut Vec<u32>) {
         out.clear();

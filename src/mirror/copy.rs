@@ -125,6 +125,17 @@ impl Copies {
         self.in_progress() == 0
     }
 
+    /// Region, kind of command excluded, whether it still waits and since when: for the test of
+    /// the ledger's invariants.
+    #[cfg(test)]
+    pub fn held(&self) -> impl Iterator<Item = (u32, u64, Option<u32>, u64)> + '_ {
+        (0_u32..).zip(&self.slots).filter_map(|(slot, copy)| match copy.state {
+            State::Waiting => Some((slot, copy.region, Some(copy.blockers), copy.inserted)),
+            State::Sending { .. } => Some((slot, copy.region, None, copy.inserted)),
+            State::Vacant | State::Abandoned => None,
+        })
+    }
+
     pub fn wait_on(&self, lane: LaneId) -> bool {
         self.slots.iter().any(|copy| matches!(copy.state, State::Sending { lane: on, .. } if on == lane))
     }

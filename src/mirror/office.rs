@@ -179,6 +179,7 @@ impl Volume {
         }
         if both {
             self.joining = self.is_alone();
+            self.plan_owed = self.joining;
             if self.joining {
                 self.must_copy.clear(); // nothing was dirty when the vote was cast
             }

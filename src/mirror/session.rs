@@ -73,6 +73,7 @@ impl Volume {
                 self.map.mark_all_out_of_sync(&self.must_copy);
             }
         }
+        self.plan_owed |= self.joining;
         self.send_unsent(cx, out);
         self.settle(cx, out);
     }
@@ -234,14 +235,19 @@ impl Volume {
         let all_sent = self.commands.iter_live().all(sent);
         let guard = equal && all_sent || mutation::on(Mutation::JoinWhileDirty);
         let allowed = self.is_alone() && self.can_send() && !self.peer_failed && guard;
-        self.joining |= allowed;
+        if allowed {
+            self.joining = true;
+            self.plan_owed = false;
+        }
         allowed
     }
 
     /// Takes a successful `try_join` back; only while no vote for the join was cast.
     pub fn cancel_join(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         if core::mem::replace(&mut self.joining, false) {
-            self.plan_out_of_sync();
+            if core::mem::replace(&mut self.plan_owed, false) {
+                self.plan_out_of_sync(); // a session was opened meanwhile and has planned nothing
+            }
             self.reconsider_all(cx, out);
             self.settle(cx, out);
         }

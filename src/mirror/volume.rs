@@ -51,6 +51,9 @@ pub struct Volume {
     pub(super) applies: Applies,
     /// A join was allowed or voted: answers need both copies although {me} is chosen (T4).
     pub(super) joining: bool,
+    /// While joining, a session was opened without a plan of what to copy: made up for if the join
+    /// is taken back.
+    pub(super) plan_owed: bool,
     /// No answer before this snapshot of the map is durable.
     pub(super) barrier: u64,
     pub(super) store_failed: bool,
@@ -122,6 +125,7 @@ impl Volume {
             session: None,
             applies: Applies::new(),
             joining: false,
+            plan_owed: false,
             barrier: 0,
             store_failed: false,
             peer_failed: false,

@@ -68,8 +68,10 @@ mod mutations {
                 continue;
             }
             set(Some(mutation));
-            let found =
-                (1..=SEEDS).find_map(|seed| World::new(seed).run(STEPS).err().map(|what| (seed, what)));
+            let found = (1..=SEEDS).find_map(|seed| {
+                let world = World { mutated: true, ..World::new(seed) };
+                world.run(STEPS).err().map(|what| (seed, what))
+            });
             set(None);
             match found {
                 Some((seed, what)) => println!("{mutation:?}: seed {seed}: {what:.100}"),
