@@ -11,6 +11,7 @@ mod copy;
 pub mod frame;
 mod host;
 mod map;
+mod map_page;
 mod office;
 mod overlap;
 mod regions;
@@ -27,5 +28,6 @@ pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
     MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
 };
-pub use map::{DirtyMap, MapError, MapPage};
+pub use map::{DirtyMap, MapPage};
+pub use map_page::MapError;
 pub use volume::Volume;

@@ -2,6 +2,7 @@
 //! broken lanes, failing stores and changing roles; every block must be a linearizable register,
 //! and once healed both copies must be equal.
 
+mod arbiter;
 mod array;
 mod history;
 mod world;
@@ -69,7 +70,8 @@ mod mutations {
             }
             set(Some(mutation));
             let found = (1..=SEEDS).find_map(|seed| {
-                let world = World { mutated: true, ..World::new(seed) };
+                let mut world = World::new(seed);
+                world.mutated = true;
                 world.run(STEPS).err().map(|what| (seed, what))
             });
             set(None);
