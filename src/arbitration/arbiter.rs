@@ -270,7 +270,7 @@ impl Arbiter {
         let chosen = self.chosen();
         let of_tenure = |lease: &&Lease| lease.tenure == chosen.tenure();
         let of_witness = |lease: &&Lease| {
-            lease.incarnation == chosen.witness
+            (lease.incarnation == chosen.witness || mutation::on(Mutation::R12BlankWitnessVotes))
                 && self.vote().is_none_or(|vote| vote.witness == lease.incarnation)
         };
         let peer = self.peer_lease.as_ref().filter(of_tenure);
@@ -583,6 +583,10 @@ impl Arbiter {
             self.peer_lease = None;
             self.witness_lease = None;
             self.asked.clear();
+            if told.primary != self.me {
+                // A new primary may not even know yet: it gets the time of one lease to begin with.
+                self.proposer.not_before(now.grantor + self.timers.promise());
+            }
         }
         self.persist(out);
         self.chosen_sequence = self.sequence;

@@ -97,6 +97,11 @@ impl Proposer {
         self.retry_at = Time::ZERO;
     }
 
+    /// No *promote* before.
+    pub fn not_before(&mut self, until: Time) {
+        self.promised_away_until = self.promised_away_until.max(until);
+    }
+
     pub fn next_timeout(&self) -> Option<Time> {
         let running = self.running.map(|running| running.deadline);
         let waits = [self.retry_at, self.promised_away_until];
@@ -264,6 +269,12 @@ impl Arbiter {
         Some(if from == Voter::Witness { &mut running.witness } else { &mut running.peer })
     }
 
+    /// Rule 12: only the incarnation in `chosen` is counted.
+    fn enrolled_witness(&self) -> bool {
+        let seen = self.witness.incarnation;
+        (seen.is_some() && seen == self.chosen().witness) || mutation::on(Mutation::R12BlankWitnessVotes)
+    }
+
     pub(super) fn promised(
         &mut self,
         from: Voter,
@@ -272,7 +283,7 @@ impl Arbiter {
         promise: Option<Promise>,
         _now: Now,
     ) {
-        let enrolled = from != Voter::Witness || self.witness.incarnation == self.chosen().witness;
+        let enrolled = from != Voter::Witness || self.enrolled_witness();
         let me = self.me;
         let Some(heard) = self.heard_mut(from, ballot) else { return };
         if enrolled {
@@ -298,9 +309,7 @@ impl Arbiter {
                 self.witness.incarnation.is_some()
                     && running.value.is_some_and(|value| value.witness == self.witness.incarnation)
             }
-            (Voter::Witness, Stage::Accept) => {
-                self.witness.incarnation.is_some() && self.witness.incarnation == self.chosen().witness
-            }
+            (Voter::Witness, Stage::Accept) => self.enrolled_witness(),
         };
         if let Some(heard) = self.heard_mut(from, ballot) {
             heard.accepted |= counts;
@@ -321,8 +330,7 @@ impl Arbiter {
         if !self.is_primary()
             && let Some(promise) = promise.filter(|promise| promise.holder != me)
         {
-            let until = now.grantor + promise.remaining;
-            self.proposer.promised_away_until = self.proposer.promised_away_until.max(until);
+            self.proposer.not_before(now.grantor + promise.remaining);
         }
         let Some(heard) = self.heard_mut(from, ballot) else { return };
         heard.refused = true;
@@ -368,6 +376,7 @@ impl Arbiter {
             (None, Some(transition)) => {
                 if transition == Transition::Promote
                     && let Some(remaining) = running.bound
+                    && !mutation::on(Mutation::T20PromoteVotesFirst)
                 {
                     self.proposer.promised_away_until = now.grantor + remaining;
                     return self.give_up(now, Duration::ZERO);
@@ -489,7 +498,8 @@ impl Arbiter {
                     && (both || mutation::on(Mutation::R4StaleCopyPromoted))
                     && chosen.quorum == Quorum::Majority
                     && !env.link_live
-                    && self.promise_to_peer(now).is_none()
+                    && (self.promise_to_peer(now).is_none()
+                        || mutation::on(Mutation::T2OwnVoteIgnoresPromise))
                     && now.grantor >= self.proposer.promised_away_until
                     && self.start_wait_over(now)
             }

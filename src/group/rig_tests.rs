@@ -10,7 +10,7 @@ use crate::arbitration::{
 };
 use crate::block::{Extent, Op, Outcome, Request as BlockRequest, StoreResult};
 use crate::mirror::{Context, DirtyMap, Geometry, LaneId, Limits, Volume, VolumeAction, VolumeId};
-use crate::time::{Duration, Now, Time};
+use crate::time::{Now, Time};
 
 const GROUP: GroupId = GroupId([9; 16]);
 const VOLUME: VolumeId = VolumeId([4; 16]);
@@ -64,6 +64,8 @@ pub(super) struct Rig {
     connections: u64,
     /// A-B, A-W, B-W.
     pub cut: [bool; 3],
+    /// What a secondary applies takes ten seconds.
+    pub slow_applies: bool,
     pub log: Vec<String>,
     pub outcomes: Vec<(u64, Result<(), Refused>)>,
     answers: Vec<(usize, Outcome)>,
@@ -104,6 +106,7 @@ impl Rig {
             incarnation: 1,
             connections: 0,
             cut: [false; 3],
+            slow_applies: false,
             log: Vec::new(),
             outcomes: Vec::new(),
             answers: Vec::new(),
@@ -247,6 +250,7 @@ impl Rig {
                     }
                 }
                 VolumeAction::Poke => 0,
+                VolumeAction::Apply { .. } if self.slow_applies => 10_000 * MS,
                 _ => MS,
             };
             self.push(after, Happens::Volume { at, boot, action });

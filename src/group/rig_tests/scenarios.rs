@@ -365,3 +365,117 @@ fn a_removed_group_leaves_tombstones() {
     }
     assert!(rig.witness.record(GROUP).unwrap().removed);
 }
+
+/// T9, rule 5: a promoted array serves only when what it took as secondary is on its disk.
+fn t9_undrained() {
+    let mut rig = in_sync();
+    rig.slow_applies = true;
+    rig.write(0, 1);
+    rig.run(100);
+    rig.kill(0);
+    rig.run(5000);
+    assert_eq!(rig.chosen(1).primary, Side::B, "\n{}", rig.tail());
+    assert!(!rig.serves(1), "\n{}", rig.tail());
+    assert_eq!(rig.view(1).reason, Some(Reason::Draining));
+    rig.run(10_000);
+    assert!(rig.serves(1), "\n{}", rig.tail());
+}
+
+fn r16_restarted_secondary() {
+    f32_a_secondary_that_restarted_is_dropped_caught_up_and_joined();
+}
+
+fn t14_failing_disk() {
+    f22_a_failing_disk_is_handed_over();
+}
+
+fn t7_alone() {
+    t7_re_enrol_while_alone_needs_no_dead_peer();
+}
+
+fn t16_alone() {
+    f42_alone_the_primary_needs_nobody();
+}
+
+fn t18_switch_over() {
+    a_switchover_answers_the_last_commands_and_moves_the_office();
+}
+
+/// T4: from the vote for a join on every answer needs both, whatever becomes of the join.
+fn t4_join_in_flight() {
+    let mut rig = Rig::new();
+    while rig.arrays[0].control.arbiter().vote().is_none() {
+        rig.run(1);
+    }
+    // The vote is cast; nobody else hears of it.
+    rig.cut = [true; 3];
+    rig.break_link();
+    rig.break_witness(0);
+    rig.write(0, 1);
+    rig.run(5000);
+    assert_eq!(rig.chosen(0).in_sync, InSync::Primary);
+    assert!(!rig.answered().contains(&(0, Outcome::Good)), "\n{}", rig.tail());
+    rig.cut = [false; 3];
+    rig.run(20_000);
+    rig.is_well(0);
+}
+
+/// T3: a switchover whose outcome is unknown is finished, never forgotten.
+fn t3_undecided() {
+    let mut rig = in_sync();
+    rig.command(0, 1, Command::SwitchOver);
+    while rig.arrays[0].disk.vote.is_none() {
+        rig.run(1);
+    }
+    rig.cut = [true, true, false];
+    rig.break_link();
+    rig.break_witness(0);
+    rig.run(2500);
+    assert_eq!(rig.mode(0), Mode::Closed, "\n{}", rig.tail());
+    assert_eq!(rig.outcomes.pop(), Some((1, Err(Refused::Undecided))));
+    assert_eq!(rig.view(0).reason, Some(Reason::VotedAway));
+    rig.cut[1] = false;
+    rig.run(5000);
+    assert_eq!(rig.chosen(0).primary, Side::B, "finished with the witness\n{}", rig.tail());
+    rig.cut = [false; 3];
+    rig.run(20_000);
+    rig.is_well(1);
+}
+
+macro_rules! rules {
+    ($($name:ident, $mutation:ident;)*) => {
+        $(
+            mod $name {
+                #[test]
+                fn holds() {
+                    super::$name();
+                }
+                #[cfg(feature = "testing")]
+                #[test]
+                fn is_found_without_its_rule() {
+                    super::is_red(crate::mutation::Mutation::$mutation, super::$name);
+                }
+            }
+        )*
+    };
+}
+
+rules! {
+    t3_undecided, T3ServesAfterVote;
+    t4_join_in_flight, T4JoinNotNeeded;
+    t7_alone, T7ReEnrolNeedsBoth;
+    t9_undrained, T9GateBeforeDrain;
+    t14_failing_disk, T14NoHandOver;
+    t16_alone, T16NoContactNeeded;
+    t18_switch_over, T18OwnVoteRefused;
+    r16_restarted_secondary, R16BootNonceIgnored;
+}
+
+#[cfg(feature = "testing")]
+fn is_red(broken: crate::mutation::Mutation, script: fn()) {
+    let run = std::thread::spawn(move || {
+        crate::mutation::set(Some(broken));
+        script();
+    });
+    assert!(run.join().is_err(), "{broken:?} changes nothing");
+}
