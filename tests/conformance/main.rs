@@ -8,8 +8,12 @@ mod disk;
 #[expect(dead_code, reason = "shared with the portal's own tests")]
 mod memory;
 mod report;
+#[allow(dead_code, unused_imports, reason = "lab, demo and benchmark each use a part of it")]
+#[path = "../site/site.rs"]
+mod site;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use report::{Expected, Verdict, expectations, verdicts};
@@ -64,6 +68,47 @@ fn command_set_and_portal() {
     let target = memory::Target::disk();
     let url = format!("iscsi://{}/{}/0", target.address, memory::TARGET);
     check(&[url.clone(), url]);
+}
+
+/// The tool's own initiator names, both of which see the unit.
+const OBJECTS: &str = r#"
+volume = [{ name = "conformance", mib = 1024 }]
+host = [
+  { name = "first", iqn = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test" },
+  { name = "second", iqn = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2" },
+]
+vlun = [
+  { volume = "conformance", host = "first", lun = 1 },
+  { volume = "conformance", host = "second", lun = 1 },
+]
+"#;
+const GROUP: &str = r#"group = [{ name = "bench", target = "array-b", volumes = ["conformance"] }]"#;
+
+/// A real array, or the one that serves of a real pair, with all that lies behind its portal.
+fn array(pair: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = site::bench_plan(Path::new(env!("CARGO_BIN_EXE_twinlun")), directory.path(), pair).unwrap();
+    let objects = if pair { format!("{OBJECTS}{GROUP}\n") } else { OBJECTS.to_owned() };
+    std::fs::write(&plan.objects, objects).unwrap();
+    let site = site::Site::start(plan).unwrap();
+    let (portal, iqn) = site.serving().unwrap();
+    let url = format!("iscsi://{portal}/{iqn}/1");
+    let checked = std::panic::catch_unwind(|| check(&[url.clone(), url]));
+    if checked.is_err() {
+        panic!("{}", site.last_words());
+    }
+}
+
+#[test]
+#[ignore = "needs iscsi-test-cu; scripts/conformance runs it"]
+fn one_array() {
+    array(false);
+}
+
+#[test]
+#[ignore = "needs iscsi-test-cu; scripts/conformance runs it"]
+fn mirrored_pair() {
+    array(true);
 }
 
 /// Against a target that is already there: its whole LUN is overwritten.
