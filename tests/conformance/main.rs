@@ -13,7 +13,9 @@ mod report;
 mod site;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use report::{Expected, Verdict, expectations, verdicts};
@@ -72,15 +74,12 @@ fn command_set_and_portal() {
 
 /// The tool's own initiator names, both of which see the unit.
 const OBJECTS: &str = r#"
-volume = [{ name = "conformance", mib = 1024 }]
-host = [
-  { name = "first", iqn = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test" },
-  { name = "second", iqn = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2" },
-]
-vlun = [
-  { volume = "conformance", host = "first", lun = 1 },
-  { volume = "conformance", host = "second", lun = 1 },
-]
+volume = [{ name = "conformance", size = "1G" }]
+host = [{ name = "tool", iqns = [
+  "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test",
+  "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-test-2",
+] }]
+vlun = [{ volume = "conformance", host = "tool", lun = 1 }]
 "#;
 const GROUP: &str = r#"group = [{ name = "bench", target = "array-b", volumes = ["conformance"] }]"#;
 
@@ -90,13 +89,56 @@ fn array(pair: bool) {
     let plan = site::bench_plan(Path::new(env!("CARGO_BIN_EXE_twinlun")), directory.path(), pair).unwrap();
     let objects = if pair { format!("{OBJECTS}{GROUP}\n") } else { OBJECTS.to_owned() };
     std::fs::write(&plan.objects, objects).unwrap();
-    let site = site::Site::start(plan).unwrap();
+    let mut site = site::Site::start(plan).unwrap();
+    if pair {
+        // Otherwise it would be the tests of one array again.
+        let limit = std::time::Duration::from_secs(60);
+        let in_sync = site.wait("in sync", limit, |site| Ok(site.status(site::Node::A)?.in_sync));
+        in_sync.unwrap_or_else(|error| panic!("{error}\n{}", site.last_words()));
+    }
     let (portal, iqn) = site.serving().unwrap();
     let url = format!("iscsi://{portal}/{iqn}/1");
     let checked = std::panic::catch_unwind(|| check(&[url.clone(), url]));
     if checked.is_err() {
         panic!("{}", site.last_words());
     }
+    if pair {
+        drop(site);
+        let [a, b] = ["a", "b"].map(|node| volume_file(&directory.path().join(node)));
+        assert!(std::fs::metadata(&b).unwrap().blocks() > 0, "nothing came to the other array");
+        assert_eq!(first_difference(&a, &b), None, "the copies differ");
+    }
+}
+
+/// The only file as large as a volume below `directory`.
+fn volume_file(directory: &Path) -> PathBuf {
+    let mut found = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            } else if metadata.len() >= 1 << 30 {
+                found.push(entry.path());
+            }
+        }
+    }
+    assert_eq!(found.len(), 1, "{found:?} below {}", directory.display());
+    found.remove(0)
+}
+
+/// Offset of the MiB in which two files differ.
+fn first_difference(a: &Path, b: &Path) -> Option<usize> {
+    const MIB: usize = 1 << 20;
+    let [mut a, mut b] = [a, b].map(|path| std::fs::File::open(path).unwrap());
+    let (mut left, mut right) = (vec![0; MIB], vec![0; MIB]);
+    (0..1024).map(|index| index * MIB).find(|_| {
+        a.read_exact(&mut left).unwrap();
+        b.read_exact(&mut right).unwrap();
+        left != right
+    })
 }
 
 #[test]
