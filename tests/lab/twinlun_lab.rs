@@ -35,6 +35,9 @@ struct Arguments {
     /// The rows there are.
     #[arg(long)]
     list: bool,
+    /// Remove what runs that were killed have left behind, and nothing else.
+    #[arg(long, hide = true)]
+    sweep: bool,
     /// Gaps may be so many times the table's.
     #[arg(long, default_value_t = 1)]
     gap_factor: u64,
@@ -67,6 +70,10 @@ fn main() -> ExitCode {
                 limit(row.host_gap_ms)
             );
         }
+        return ExitCode::SUCCESS;
+    }
+    if arguments.sweep {
+        network::sweep();
         return ExitCode::SUCCESS;
     }
     match select(&arguments.rows) {
