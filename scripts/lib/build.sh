@@ -5,15 +5,17 @@ if ! command -v cargo >/dev/null; then
   echo "cargo is missing: install Rust first (https://rustup.rs)" >&2
   exit 2
 fi
-BINARIES=${CARGO_TARGET_DIR:-$here/target}/release
+# TWINLUN_PROFILE=dev builds faster and runs slower: for work on the scripts themselves.
+profile=${TWINLUN_PROFILE:-release}
+BINARIES=${CARGO_TARGET_DIR:-$here/target}/$([ "$profile" = dev ] && echo debug || echo "$profile")
 
 _cargo() {
   local log
   log=$(mktemp)
-  if ! (cd "$here" && cargo build --release "$@") >"$log" 2>&1; then
+  if ! (cd "$here" && cargo build --profile "$profile" "$@") >"$log" 2>&1; then
     tail -30 "$log" >&2
     rm -f "$log"
-    echo "the build failed: cargo build --release $*" >&2
+    echo "the build failed: cargo build --profile $profile $*" >&2
     exit 1
   fi
   rm -f "$log"
