@@ -94,20 +94,22 @@ fn play(arguments: &Arguments) -> io::Result<Figures> {
         &arguments.directory,
     )?;
     let portals: Vec<String> = [Node::A, Node::B].iter().filter_map(|node| plan.portal(*node)).collect();
+    let host =
+        plan.host.clone().ok_or_else(|| io::Error::other("objects.toml exports nothing to any host"))?;
     story.tell("starting array A, array B and the witness on loopback, and making a mirrored LUN");
     let mut site = Site::start(plan)?;
-    let outcome = act(arguments, &story, &mut site, &portals);
+    let outcome = act(&story, &mut site, host_command(&arguments.binaries, &portals, &host));
     if outcome.is_err() {
         eprintln!("{}", site.last_words());
     }
     outcome
 }
 
-fn act(arguments: &Arguments, story: &Story, site: &mut Site, portals: &[String]) -> io::Result<Figures> {
+fn act(story: &Story, site: &mut Site, host: Command) -> io::Result<Figures> {
     site.wait("both arrays in sync", READY_LIMIT, |site| {
         Ok(site.status(Node::A)?.in_sync && site.status(Node::B)?.in_sync)
     })?;
-    let mut host = Outside::start(host_command(&arguments.binaries, portals))?;
+    let mut host = Outside::start(host)?;
     host.wait_ready(2, READY_LIMIT)?;
     let status = host.status()?;
     story.tell(&format!(
@@ -165,13 +167,13 @@ fn act(arguments: &Arguments, story: &Story, site: &mut Site, portals: &[String]
     Ok(figures)
 }
 
-fn host_command(binaries: &Path, portals: &[String]) -> Command {
+fn host_command(binaries: &Path, portals: &[String], (initiator, lun): &(String, u64)) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(binaries.join("examples/twinlun-host"));
     for portal in portals {
         command.args(["--portal", portal]);
     }
-    command.args(["--initiator", site::DEMO_IQN, "--lun", site::DEMO_LUN, "--rate", RATE]);
+    command.args(["--initiator", initiator, "--lun", &lun.to_string(), "--rate", RATE]);
     command
 }
 

@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 
 pub const OUTSIDE_IQN: &str = "iqn.2026-11.lab.twinlun:outside";
 pub const OUTSIDE_LUN: u8 = 3;
-/// As target-config/objects.toml has them.
-pub const DEMO_IQN: &str = "iqn.2026-11.lab.twinlun:host";
-pub const DEMO_LUN: &str = "1";
 pub const BENCH_IQN: &str = "iqn.2026-11.lab.twinlun:bench";
 pub const BENCH_LUN: u8 = 1;
 
@@ -35,7 +32,8 @@ pub struct Plan {
     pub parts: Vec<Part>,
     /// Objects, applied on the first array.
     pub objects: PathBuf,
-    pub group: Option<String>,
+    /// Initiator name and LUN of the first export of the objects.
+    pub host: Option<(String, u64)>,
     /// Where relative paths in the configurations start.
     pub directory: PathBuf,
 }
@@ -147,12 +145,23 @@ pub fn lab_plan(
         program: binaries.join("twinlun"),
         parts,
         objects,
-        group: Some(String::from("lab")),
+        host: None,
         directory: directory.to_owned(),
     })
 }
 
 const LAB_OBJECTS: &str = r#"
+volume = [{ name = "lab.raw", size = "10G" }, { name = "lab.file", size = "1G" }, { name = "lab.out", size = "1G" }]
+host = [
+  { name = "guest", iqns = ["iqn.2026-11.lab.twinlun:guest"] },
+  { name = "outside", iqns = ["iqn.2026-11.lab.twinlun:outside"] },
+]
+group = [{ name = "lab", target = "array-b", volumes = ["lab.raw", "lab.file", "lab.out"] }]
+vlun = [
+  { volume = "lab.raw", host = "guest", lun = 1 },
+  { volume = "lab.file", host = "guest", lun = 2 },
+  { volume = "lab.out", host = "outside", lun = 3 },
+]
 "#;
 
 /// One array, or a mirrored pair, on loopback, with a volume for the benchmark.
@@ -175,17 +184,22 @@ pub fn bench_plan(program: &Path, directory: &Path, pair: bool) -> io::Result<Pl
     let nodes: &[Node] = if pair { &[Node::Witness, Node::A, Node::B] } else { &[Node::A] };
     let parts =
         nodes.iter().map(|&node| part(node, directory, None, &address)).collect::<io::Result<Vec<_>>>()?;
-    let objects = create(&directory.join("objects.toml"), BENCH_OBJECTS)?;
-    Ok(Plan {
-        program: program.to_owned(),
-        parts,
-        objects,
-        group: pair.then(|| String::from("bench")),
-        directory: directory.to_owned(),
-    })
+    let objects = create(&directory.join("objects.toml"), &bench_objects(pair))?;
+    Ok(Plan { program: program.to_owned(), parts, objects, host: None, directory: directory.to_owned() })
 }
 
-const BENCH_OBJECTS: &str = "";
+/// `pair`: mirrored.
+fn bench_objects(pair: bool) -> String {
+    let group = if pair {
+        "group = [{ name = \"bench\", target = \"array-b\", volumes = [\"bench.0\"] }]"
+    } else {
+        ""
+    };
+    format!(
+        "volume = [{{ name = \"bench.0\", size = \"1G\" }}]\nhost = [{{ name = \"bench\", iqns = [\"{BENCH_IQN}\"] }}]\n{group}\n\
+         vlun = [{{ volume = \"bench.0\", host = \"bench\", lun = {BENCH_LUN} }}]\n"
+    )
+}
 
 /// The demo: the files of `target-config` as they are, copied to where their data may lie.
 pub fn demo_plan(target_config: &Path, binaries: &Path, directory: &Path) -> io::Result<Plan> {
@@ -229,15 +243,15 @@ pub fn demo_plan(target_config: &Path, binaries: &Path, directory: &Path) -> io:
             iqn: format!("iqn.2026-11.io.twinlun:{name}"),
         });
     }
-    let objects = directory.join("objects.toml");
-    fs::copy(target_config.join("objects.toml"), &objects)?;
-    Ok(Plan {
-        program: binaries.join("twinlun"),
-        parts,
-        objects,
-        group: Some(String::from("demo")),
-        directory: directory.to_owned(),
-    })
+    let text = fs::read_to_string(target_config.join("objects.toml"))?;
+    let objects = create(&directory.join("objects.toml"), &text)?;
+    let table: toml::Table =
+        text.parse().map_err(|error| io::Error::other(format!("objects.toml: {error}")))?;
+    let first = |section: &str| table.get(section).and_then(|list| list.get(0));
+    let initiator = first("host").and_then(|host| host.get("iqns")?.get(0)?.as_str());
+    let lun = first("vlun").and_then(|vlun| vlun.get("lun")?.as_integer());
+    let host = initiator.map(str::to_owned).zip(lun.and_then(|lun| u64::try_from(lun).ok()));
+    Ok(Plan { program: binaries.join("twinlun"), parts, objects, host, directory: directory.to_owned() })
 }
 
 impl Plan {

@@ -4,9 +4,7 @@
 mod plan;
 mod process;
 
-pub use plan::{
-    BENCH_IQN, BENCH_LUN, DEMO_IQN, DEMO_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, demo_plan, lab_plan,
-};
+pub use plan::{BENCH_IQN, BENCH_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, demo_plan, lab_plan};
 pub use process::Process;
 
 use serde_json::Value;
@@ -172,11 +170,16 @@ impl Site {
         Err(io::Error::other(format!("twinlun {}: {said}", arguments.join(" "))))
     }
 
-    /// What an array says of the group.
-    pub fn status(&mut self, node: Node) -> io::Result<Status> {
+    /// The only group, in the array's own words.
+    fn group(&mut self, node: Node) -> io::Result<Value> {
         let said = self.cli(node, &["showrcopy", "--json"])?;
         let value: Value = serde_json::from_str(&said).map_err(io::Error::other)?;
-        let group = value["groups"].get(0).ok_or_else(|| io::Error::other("no group yet"))?;
+        value["groups"].get(0).cloned().ok_or_else(|| io::Error::other("no group yet"))
+    }
+
+    /// What an array says of the group.
+    pub fn status(&mut self, node: Node) -> io::Result<Status> {
+        let group = self.group(node)?;
         Ok(Status {
             role: match group["role"].as_str() {
                 Some("Primary") => Role::Primary,
@@ -208,8 +211,9 @@ impl Site {
 
     /// Asks the serving array to give its role to the other.
     pub fn switch_over(&mut self, from: Node) -> io::Result<()> {
-        let group = self.plan.group.clone().unwrap_or_default();
-        self.cli(from, &["setrcopygroup", "switchover", &group]).map(|_| ())
+        // The group has another name on the other array.
+        let name = self.group(from)?["name"].as_str().unwrap_or_default().to_owned();
+        self.cli(from, &["setrcopygroup", "switchover", &name]).map(|_| ())
     }
 
     /// Waits until `holds`, which may fail while a process is coming up.
