@@ -45,6 +45,8 @@ pub struct Io {
     pub edges: Option<Image>,
     pub result: Option<StoreResult>,
     pub found: Option<Image>,
+    /// Once in a while a disk takes its time.
+    pub slow: bool,
 }
 
 pub struct Array {

@@ -5,6 +5,7 @@
 mod arbiter;
 mod array;
 mod history;
+mod shell;
 mod world;
 
 use world::World;
@@ -28,8 +29,8 @@ mod mutations {
     use super::*;
     use crate::mutation::{Mutation, set};
 
-    /// Seeds tried at most; most need less than a hundred, the slowest two thousand.
-    const SEEDS: u64 = 5000;
+    /// Seeds tried at most; most need a few, the slowest some thousands.
+    const SEEDS: u64 = 20_000;
 
     const BROKEN: [Mutation; 26] = [
         Mutation::R2AnswerWithoutMirror,
