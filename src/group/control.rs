@@ -277,7 +277,9 @@ impl Control {
         let changed = self.seen_nonce.is_some_and(|seen| seen != nonce);
         if changed && !mutation::on(Mutation::R16BootNonceIgnored) {
             self.log(LogEntry::PeerRestarted, out);
-            self.peer_restarted = self.is_primary() && self.is_both();
+            // By what is chosen, on this array's disk already or not.
+            let chosen = self.arbiter.chosen();
+            self.peer_restarted = chosen.primary == self.me && chosen.in_sync == InSync::Both;
         }
         if !self.peer_restarted {
             self.seen_nonce = Some(nonce);
