@@ -57,6 +57,8 @@ pub enum Mutation {
     T11OldSessionTaken,
     /// Rule 14: unacknowledged writes are not sent again in a new session.
     R14NotSentAgain,
+    /// Rule 14: the boot counter in the session number is not raised at a start.
+    R14BootCounterStays,
     /// T8, rule 15: a restarted primary's active regions count as equal.
     T8NoRecovery,
     /// Rule 15: reads pass a region in doubt.

@@ -1,0 +1,611 @@
+//! The shell around each group's control on an array: events in, actions out, votes on disk, the
+//! conversation with the peer and the witness, and the operator's orders.
+
+use twinlun::arbitration::{
+    Config, Connection, Gate, GroupId, Message as Vote, RECORD_FORMAT, Side, Voter, VoterRecord,
+};
+use twinlun::format::slots::{SLOT_UNIT, Slots};
+use twinlun::group::{
+    Action, BootNonce, Command, Control, Event as Happened, Life, Liveness, LogEntry, Members, PathState,
+    Policy, SessionMessage, Settings,
+};
+use twinlun::mirror::{DirtyMap, LaneId, Volume, VolumeAction, VolumeId};
+use twinlun::mutation::{self, Mutation};
+use twinlun::time::Now;
+
+use crate::array::Array;
+use crate::faults::Step;
+use crate::host::MS;
+use crate::invariants::brief;
+use crate::network::{A, ConnectionId, Item, Process, Use};
+use crate::volumes::{VolumeShell, geometry, limits, volume_id};
+use crate::witness::ToWitness;
+use crate::world::{Message, Work, World};
+
+/// What the arrays say to each other on the control connection.
+#[derive(Clone, Debug)]
+pub enum PeerText {
+    Hello { nonce: BootNonce },
+    Ping(u64),
+    Pong(u64),
+    Vote(Vote),
+    Session { group: usize, message: SessionMessage },
+    GroupState { group: usize, sequence: u64 },
+}
+
+/// Votes stand in two slots.
+const VOTES: Slots = Slots { format: RECORD_FORMAT, slot_len: SLOT_UNIT };
+
+/// One group on one array: volatile, but for what `Array` keeps in files.
+#[derive(Debug)]
+pub struct GroupShell {
+    pub control: Control,
+    /// A record being written: its token and the core's sequence.
+    writing: Option<(u32, u64)>,
+    /// The newest record asked for meanwhile.
+    next: Option<(u64, VoterRecord)>,
+    /// Sequence number in the slots, and the slot to write next.
+    slot_sequence: u64,
+    slot: usize,
+    wake_at: u64,
+}
+
+/// What the operator set for the group at one array: durable at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects {
+    pub policy: Policy,
+    pub state: u64,
+}
+
+pub fn group_id(g: usize) -> GroupId {
+    GroupId([g as u8 + 1; 16])
+}
+
+fn group_index(id: GroupId) -> usize {
+    usize::from(id.0[0]) - 1
+}
+
+pub const fn side(a: Process) -> Side {
+    if a == A { Side::A } else { Side::B }
+}
+
+/// The group's volumes, as its control reaches them.
+struct Reach<'a> {
+    volumes: &'a mut Vec<VolumeShell>,
+    group: usize,
+    /// With the gate under which the volume said it (a call may be followed by one that shuts it).
+    actions: Vec<(usize, VolumeAction, Gate)>,
+    now: Now,
+    spare: Vec<VolumeAction>,
+}
+
+impl Members for Reach<'_> {
+    fn each(&mut self, f: &mut dyn FnMut(VolumeId, &mut Volume, &mut Vec<VolumeAction>)) {
+        for (v, shell) in self.volumes.iter_mut().enumerate() {
+            if shell.group == self.group {
+                let before = shell.core.gate();
+                f(volume_id(v), &mut shell.core, &mut self.spare);
+                let after = shell.core.gate();
+                let gate = if after.may_answer(self.now) { after } else { before };
+                self.actions.extend(self.spare.drain(..).map(|action| (v, action, gate)));
+            }
+        }
+    }
+}
+
+impl Array {
+    pub fn chosen(&self, g: usize) -> Option<Config> {
+        self.groups.get(g).map(|group| group.control.chosen())
+    }
+
+    pub fn explain(&self, g: usize) -> String {
+        let group = self.groups.get(g);
+        let view = group.and_then(|group| group.control.view()).map(|v| (v.own, v.state, v.reason, v.sync));
+        let vote = group.and_then(|group| group.control.arbiter().vote()).map(|vote| brief(&vote));
+        let status: Vec<_> = self.volumes.iter().filter(|v| v.group == g).map(|v| v.core.status()).collect();
+        format!("view {view:?} vote {vote:?} lanes {:?} volumes {status:?}", self.lanes)
+    }
+}
+
+impl World {
+    /// Both arrays get their groups, group 0 made on A, group 1 on B.
+    pub fn genesis(&mut self) {
+        let witness = self.witness.incarnation();
+        for g in 0..self.plan.groups {
+            let me = side(g % 2);
+            let config = Config::genesis(me, 77 + g as u64, Some(witness));
+            for a in 0..2 {
+                let mut body = Vec::new();
+                VoterRecord::new(config).encode_body(&mut body);
+                // A record always fits a slot.
+                let bytes = VOTES.encode(1, &body).expect("a vote fits its slot");
+                self.arrays[a].votes[g].bytes.resize(VOTES.file_len(), 0);
+                self.arrays[a].votes[g].bytes[..bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+        for a in 0..2 {
+            self.boot_array(a, Life::Created);
+        }
+        if self.plan.full_sync {
+            for a in 0..2 {
+                for v in 0..self.plan.volumes.len() {
+                    if self.arrays[a].volumes[v].group % 2 == a {
+                        let config = self.arrays[a].groups[self.plan.volumes[v].group].control.chosen();
+                        self.with_volume(a, v, 0, |core, cx, out| {
+                            core.enrol(side(a), &config, true, cx, out)
+                        });
+                    }
+                }
+                for g in 0..self.plan.groups {
+                    self.tell(a, g, Happened::MembersChanged);
+                }
+            }
+        }
+    }
+
+    pub fn start_array(&mut self, a: usize) {
+        if self.arrays[a].alive {
+            return;
+        }
+        self.boot_array(a, Life::Restarted);
+    }
+
+    fn boot_array(&mut self, a: usize, life: Life) {
+        let nonce = BootNonce({
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&self.rng.next_u64().to_le_bytes());
+            bytes
+        });
+        let now = self.arrays[a].clocks.now(self.now);
+        let array = &mut self.arrays[a];
+        array.alive = true;
+        array.stopping = false;
+        if !mutation::on(Mutation::R14BootCounterStays) {
+            array.boot_counter += 1;
+        }
+        array.nonce = nonce;
+        array.wake_at = u64::MAX;
+        array.sessions.clear();
+        for v in 0..self.plan.volumes.len() {
+            let geometry = geometry(v, self.plan.regions);
+            let map = match DirtyMap::decode(geometry, &self.arrays[a].maps[v].bytes) {
+                Ok(map) => map,
+                Err(error) => {
+                    return self.violate(format!("array {a} cannot read the map of volume {v}: {error}"));
+                }
+            };
+            self.arrays[a].volumes.push(VolumeShell {
+                core: Volume::restore(geometry, limits(), map),
+                group: self.plan.volumes[v].group,
+                commands: Vec::new(),
+                applying: Vec::new(),
+                wake_at: u64::MAX,
+                writing: None,
+            });
+        }
+        for g in 0..self.plan.groups {
+            let newest = match VOTES.decode(&self.arrays[a].votes[g].bytes) {
+                Ok(newest) => newest,
+                Err(error) => {
+                    return self.violate(format!("array {a} cannot read the vote of group {g}: {error}"));
+                }
+            };
+            let record = match VoterRecord::decode_body(&newest.body) {
+                Ok(record) => record,
+                Err(error) => return self.violate(format!("array {a}, vote of group {g}: {error}")),
+            };
+            let (slot_sequence, slot) = Slots::next(Some(&newest));
+            let seed = self.rng.next_u64();
+            let array = &mut self.arrays[a];
+            let settings = Settings {
+                me: side(a),
+                group: group_id(g),
+                record,
+                life,
+                policy: array.objects[g].policy,
+                timers: self.plan.timers,
+                boot: array.boot_counter,
+                nonce,
+                seed,
+            };
+            array.groups.push(GroupShell {
+                control: Control::new(settings),
+                writing: None,
+                next: None,
+                slot_sequence,
+                slot,
+                wake_at: u64::MAX,
+            });
+            let Some(config) = record.chosen else { continue };
+            for v in 0..self.plan.volumes.len() {
+                if self.plan.volumes[v].group == g {
+                    self.with_volume(a, v, 0, |core, cx, out| core.enrol(side(a), &config, false, cx, out));
+                }
+            }
+        }
+        for g in 0..self.plan.groups {
+            self.reach(a, g, |control, members, out| control.begin(now, members, out));
+            let sequence = self.arrays[a].objects[g].state;
+            self.tell(a, g, Happened::GroupState { sequence });
+        }
+        self.connect_later(a, Use::Witness);
+        if a == A || life == Life::Restarted {
+            self.connect_later(A, Use::Control);
+            for lane in 0..self.plan.lanes {
+                self.connect_later(A, Use::Lane(lane));
+            }
+        }
+    }
+
+    /// One event for a group's control.
+    pub fn tell(&mut self, a: usize, g: usize, event: Happened) {
+        let now = self.arrays[a].clocks.now(self.now);
+        self.reach(a, g, |control, members, out| control.handle(event, now, members, out));
+    }
+
+    fn tell_all(&mut self, a: usize, event: &Happened) {
+        for g in 0..self.arrays[a].groups.len() {
+            self.tell(a, g, event.clone());
+        }
+    }
+
+    fn reach(
+        &mut self,
+        a: usize,
+        g: usize,
+        call: impl FnOnce(&mut Control, &mut dyn Members, &mut Vec<Action>),
+    ) {
+        let mut out = Vec::new();
+        let array = &mut self.arrays[a];
+        let now = array.clocks.now(self.now);
+        let Some(group) = array.groups.get_mut(g) else { return };
+        let mut reach = Reach {
+            volumes: &mut array.volumes,
+            group: g,
+            now,
+            actions: core::mem::take(&mut self.spare_reach),
+            spare: self.spare_actions.pop().unwrap_or_default(),
+        };
+        call(&mut group.control, &mut reach, &mut out);
+        let Reach { mut actions, spare, .. } = reach;
+        self.spare_actions.push(spare);
+        self.observe(a, g);
+        for (v, action, gate) in actions.drain(..) {
+            let thread = self.rng.below(u64::from(self.plan.lanes)) as u16;
+            self.watch.said_under = Some(gate);
+            self.carry_out_one(a, v, thread, action);
+        }
+        self.watch.said_under = None;
+        self.spare_reach = actions;
+        for v in 0..self.arrays[a].volumes.len() {
+            if self.arrays[a].volumes[v].group == g {
+                self.volume_timer(a, v);
+            }
+        }
+        let mut batch = Vec::new();
+        for action in out {
+            self.control_action(a, g, action, &mut batch);
+        }
+        if let (Some(connection), false) = (self.arrays[a].witness, batch.is_empty()) {
+            self.send(connection, a, Message::ToWitness(ToWitness { batch }));
+        }
+        self.control_timer(a, g);
+    }
+
+    /// What an observer sees after a call of the control.
+    fn observe(&mut self, a: usize, g: usize) {
+        let Some(chosen) = self.arrays[a].chosen(g) else { return };
+        self.note_chosen(a, g, &chosen);
+        let now = self.arrays[a].clocks.now(self.now);
+        let gates = self.arrays[a].volumes.iter().filter(|v| v.group == g).map(|v| v.core.gate());
+        let mut seen = None;
+        for gate in gates {
+            if seen.is_none() || gate.may_answer(now) || gate.may_start(now) {
+                seen = Some(gate);
+            }
+        }
+        if let Some(gate) = seen {
+            self.note_gate(a, g, gate);
+        }
+    }
+
+    fn control_timer(&mut self, a: usize, g: usize) {
+        let array = &mut self.arrays[a];
+        let Some(group) = array.groups.get_mut(g) else { return };
+        let at = group.control.next_timeout().map_or(u64::MAX, |t| array.clocks.when_grantor(t));
+        group.wake_at = at;
+        self.wake(a, at);
+    }
+
+    fn control_action(&mut self, a: usize, g: usize, action: Action, batch: &mut Vec<Vote>) {
+        if self.trace && !matches!(action, Action::Send { .. }) {
+            self.say(|| format!("  {} group {g}: {action:?}", ["A", "B"][a]));
+        }
+        match action {
+            Action::Persist { sequence, record } => {
+                let group = &mut self.arrays[a].groups[g];
+                group.next = Some((sequence, record));
+                self.write_vote(a, g);
+            }
+            Action::Send { to: Voter::Witness, connection, message } => {
+                if self.arrays[a].witness == Some(connection.0 as ConnectionId) {
+                    batch.push(message);
+                }
+            }
+            Action::Send { connection, message, .. } => {
+                self.say_to_peer(a, connection, PeerText::Vote(message))
+            }
+            Action::SendSession { connection, message } => {
+                self.say_to_peer(a, connection, PeerText::Session { group: g, message });
+            }
+            Action::SendGroupState => {
+                if let Some(connection) = self.arrays[a].control {
+                    let sequence = self.arrays[a].objects[g].state;
+                    let text = PeerText::GroupState { group: g, sequence };
+                    self.send(connection, a, Message::Peer(text));
+                }
+            }
+            Action::Policy(policy) => self.arrays[a].objects[g].policy = policy,
+            Action::Path(_) | Action::Log { entry: LogEntry::Chosen { .. }, .. } => {}
+            Action::Outcome { ticket, result } => self.command_ended(a, ticket, result),
+            Action::Log { .. } => {}
+            Action::Removed => self.violate("a group was removed".into()),
+        }
+    }
+
+    fn say_to_peer(&mut self, a: usize, connection: Connection, text: PeerText) {
+        let connection = connection.0 as ConnectionId;
+        if self.arrays[a].control == Some(connection) {
+            self.send(connection, a, Message::Peer(text));
+        }
+    }
+
+    // Votes on disk.
+
+    fn write_vote(&mut self, a: usize, g: usize) {
+        let group = &self.arrays[a].groups[g];
+        if group.writing.is_some() || group.next.is_none() {
+            return;
+        }
+        let token = self.new_token();
+        let group = &mut self.arrays[a].groups[g];
+        let Some((sequence, record)) = group.next.take() else { return };
+        let mut body = Vec::with_capacity(256);
+        record.encode_body(&mut body);
+        let Some(bytes) = VOTES.encode(group.slot_sequence, &body) else {
+            return self.violate("a vote does not fit its slot".into());
+        };
+        let offset = (group.slot * SLOT_UNIT) as u64;
+        group.slot_sequence += 1;
+        group.slot = 1 - group.slot;
+        group.writing = Some((token, sequence));
+        self.arrays[a].votes[g].write(token, offset, bytes);
+        self.begin_sync(a, token);
+    }
+
+    pub fn control_synced(&mut self, a: usize, token: u32) {
+        let groups = &mut self.arrays[a].groups;
+        let Some(g) = groups.iter().position(|g| g.writing.is_some_and(|(t, _)| t == token)) else { return };
+        let Some((_, sequence)) = groups[g].writing.take() else { return };
+        self.write_vote(a, g);
+        self.tell(a, g, Happened::Persisted { sequence });
+    }
+
+    /// A write of `data_dir` that hangs keeps the array from asking for leases.
+    pub fn data_dir_stalls(&mut self, a: usize) {
+        if !self.arrays[a].stalled && self.arrays[a].metadata_hang_until > self.now {
+            self.arrays[a].stalled = true;
+            self.tell_all(a, &Happened::DataDir { stalled: true });
+        }
+    }
+
+    pub fn data_dir_moves(&mut self, a: usize) {
+        if self.arrays[a].stalled {
+            self.arrays[a].stalled = false;
+            self.tell_all(a, &Happened::DataDir { stalled: false });
+        }
+    }
+
+    // Time.
+
+    pub fn control_poke(&mut self, a: usize) {
+        self.tell_all(a, &Happened::Poke);
+    }
+
+    pub fn control_tick(&mut self, a: usize) {
+        for g in 0..self.arrays[a].groups.len() {
+            if self.arrays[a].groups[g].wake_at <= self.now {
+                self.tell(a, g, Happened::Tick);
+            } else {
+                let at = self.arrays[a].groups[g].wake_at;
+                self.wake(a, at);
+            }
+        }
+        self.heartbeat(a);
+    }
+
+    fn heartbeat(&mut self, a: usize) {
+        let now = self.arrays[a].clocks.now(self.now).grantor;
+        let Some(connection) = self.arrays[a].control else { return };
+        let Some(liveness) = &mut self.arrays[a].liveness else { return };
+        if !liveness.is_alive(now) {
+            return self.work(a, Work::Arrived { connection, item: Item::End });
+        }
+        let ping = liveness.beat(now);
+        let next = liveness.next_timeout();
+        if let Some(number) = ping {
+            self.send(connection, a, Message::Peer(PeerText::Ping(number)));
+        }
+        let at = self.arrays[a].clocks.when_grantor(next);
+        self.wake(a, at);
+    }
+
+    // Connections.
+
+    pub fn link_is(&mut self, a: usize, of: Use, up: bool) {
+        self.say(|| format!("{of:?} of {} is {}", ["A", "B"][a], if up { "up" } else { "down" }));
+        // What was said while the control thread stood still is told in order; the last word is how
+        // things are now.
+        let array = &self.arrays[a];
+        let is_up = match of {
+            Use::Control => array.control.is_some(),
+            Use::Witness => array.witness.is_some(),
+            Use::Lane(lane) => array.lane(lane).is_some(),
+            Use::Host => false,
+        };
+        if !up {
+            self.tell_link(a, of, false);
+        }
+        if is_up {
+            self.tell_link(a, of, true);
+        }
+    }
+
+    fn tell_link(&mut self, a: usize, of: Use, up: bool) {
+        match of {
+            Use::Control => self.control_link(a, up),
+            Use::Witness => self.witness_link(a, up),
+            Use::Lane(lane) => self.lane_link(a, lane, up),
+            Use::Host => {}
+        }
+    }
+
+    fn control_link(&mut self, a: usize, up: bool) {
+        if !up {
+            self.arrays[a].liveness = None;
+            return self.tell_all(a, &Happened::LinkDown);
+        }
+        if let Some(connection) = self.arrays[a].control {
+            let nonce = self.arrays[a].nonce;
+            self.send(connection, a, Message::Peer(PeerText::Hello { nonce }));
+        }
+    }
+
+    fn witness_link(&mut self, a: usize, up: bool) {
+        let event = match self.arrays[a].witness {
+            Some(connection) if up => Happened::WitnessUp { connection: Connection(u64::from(connection)) },
+            _ => Happened::WitnessDown,
+        };
+        self.tell_all(a, &event);
+    }
+
+    fn lane_link(&mut self, a: usize, lane: u16, up: bool) {
+        let lane = LaneId(lane);
+        self.tell_all(a, &if up { Happened::LaneUp(lane) } else { Happened::LaneLost(lane) });
+    }
+
+    pub fn control_message(&mut self, a: usize, connection: ConnectionId, message: Message) {
+        let on = Connection(u64::from(connection));
+        match message {
+            Message::Peer(text) if self.arrays[a].control == Some(connection) => {
+                self.peer_says(a, on, text);
+            }
+            Message::FromWitness(reply) => {
+                for message in reply.batch {
+                    let g = group_index(message.group);
+                    self.tell(a, g, Happened::Message { from: Voter::Witness, connection: on, message });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn peer_says(&mut self, a: usize, connection: Connection, text: PeerText) {
+        match text {
+            PeerText::Hello { nonce } => {
+                // Another life of the peer: lanes to the one before are dead, said so or not (a lane's
+                // own hello names the life it belongs to).
+                let life = self.arrays[1 - a].boot;
+                for lane in 0..self.arrays[a].lanes.len() {
+                    if let Some(connection) = self.arrays[a].lanes[lane]
+                        && self.arrays[a].lane_watch[lane].peer_life != life
+                    {
+                        self.work(a, Work::Arrived { connection, item: Item::End });
+                    }
+                }
+                let now = self.arrays[a].clocks.now(self.now).grantor;
+                let timers = self.plan.timers;
+                self.arrays[a].liveness = Some(Liveness::new(timers.heartbeat, timers.link_timeout, now));
+                self.tell_all(a, &Happened::LinkUp { connection, peer: nonce });
+                self.heartbeat(a);
+            }
+            PeerText::Ping(number) => self.say_to_peer(a, connection, PeerText::Pong(number)),
+            PeerText::Pong(number) => {
+                if let Some(liveness) = &mut self.arrays[a].liveness {
+                    liveness.pong(number);
+                }
+            }
+            PeerText::Vote(message) => {
+                let g = group_index(message.group);
+                let from = Voter::Array(side(1 - a));
+                self.tell(a, g, Happened::Message { from, connection, message });
+            }
+            PeerText::Session { group, message } => {
+                self.tell(a, group, Happened::Session { connection, message })
+            }
+            PeerText::GroupState { group, sequence } => {
+                self.arrays[a].objects[group].state = self.arrays[a].objects[group].state.max(sequence);
+                self.tell(a, group, Happened::GroupState { sequence });
+            }
+        }
+    }
+
+    // Hosts' view, and the operator.
+
+    pub fn active_groups(&self, a: usize) -> u8 {
+        let optimized = |g: &usize| {
+            self.arrays[a].groups[*g].control.view().is_some_and(|view| view.own == PathState::Optimized)
+        };
+        (0..self.arrays[a].groups.len()).filter(optimized).fold(0, |mask, g| mask | 1 << g)
+    }
+
+    fn order(&mut self, a: usize, g: usize, command: Command) {
+        if self.arrays[a].alive && !self.arrays[a].paused {
+            let ticket = u64::from(self.new_token());
+            self.tell(a, g, Happened::Command { ticket, command });
+        }
+    }
+
+    pub fn order_switchover(&mut self, g: usize) {
+        let a = self.rng.below(2) as usize;
+        self.order(a, g, Command::SwitchOver);
+    }
+
+    pub fn order_stop(&mut self, g: usize) {
+        let a = self.rng.below(2) as usize;
+        self.order(a, g, Command::Stop);
+    }
+
+    /// Given where it is not started (as far as that array knows).
+    pub fn order_start(&mut self, g: usize) {
+        for a in 0..2 {
+            if !self.arrays[a].objects[g].policy.started {
+                self.order(a, g, Command::Start);
+            }
+        }
+    }
+
+    pub fn order_failover(&mut self, g: usize) {
+        for a in 0..2 {
+            let secondary = self.arrays[a].chosen(g).is_some_and(|c| c.primary != side(a));
+            if secondary {
+                self.order(a, g, Command::FailOver);
+            }
+        }
+    }
+
+    /// SIGTERM: every group is handed over, then the process ends.
+    pub fn stop_array(&mut self, a: usize) {
+        if !self.arrays[a].alive || self.arrays[a].paused || self.arrays[a].stopping {
+            return;
+        }
+        self.arrays[a].stopping = true;
+        for g in 0..self.plan.groups {
+            self.order(a, g, Command::HandOver);
+        }
+        let patience = self.rng.between(50, 5000) * MS;
+        self.at(patience, Step::Crash { array: a, power: false });
+        let away = self.rng.between(10, 3000) * MS;
+        self.at(patience + away, Step::Start { array: a });
+    }
+}

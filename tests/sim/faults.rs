@@ -1,0 +1,360 @@
+//! What goes wrong: random faults by the plan's weights, each undone after a while, and scripted
+//! starts. At the end everything is healed.
+
+use crate::host::MS;
+use crate::network::{A, B, Cut, FIRST_HOST, Process, Use, WITNESS};
+use crate::world::{Event, Phase, World};
+
+/// A thing that is done at an instant: by chance, by its undoing, or by a script.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// The process dies; its machine's TCP says so at once (`power`: nothing says so).
+    Crash {
+        array: usize,
+        power: bool,
+    },
+    Start {
+        array: usize,
+    },
+    Pause {
+        array: usize,
+    },
+    Resume {
+        array: usize,
+    },
+    /// Only the control thread stands still; data threads go on.
+    StallControl {
+        array: usize,
+    },
+    /// SIGTERM: hand over first, then end.
+    Stop {
+        array: usize,
+    },
+    Cut {
+        from: Process,
+        to: Process,
+        lane: Option<u16>,
+    },
+    Mend {
+        from: Process,
+        to: Process,
+        lane: Option<u16>,
+    },
+    /// Every connection of this use between the two is reset.
+    Reset {
+        array: usize,
+        of: Use,
+    },
+    WitnessCrash,
+    /// With its state and proof of continuity.
+    WitnessStart,
+    /// With its state, without proof of continuity: a new incarnation.
+    WitnessReboot,
+    /// With nothing: a blank one.
+    WitnessReplace,
+    /// With an older copy of its state (and so without proof of continuity).
+    WitnessRestore,
+    WitnessPause,
+    WitnessResume,
+    Switchover {
+        group: usize,
+    },
+    StopGroup {
+        group: usize,
+    },
+    StartGroup {
+        group: usize,
+    },
+    Failover {
+        group: usize,
+    },
+    DiskHang {
+        array: usize,
+        span: u64,
+    },
+    MetadataHang {
+        array: usize,
+        span: u64,
+    },
+    DiskFails {
+        array: usize,
+        fails: bool,
+    },
+    /// By now some array must serve the group.
+    MustServe {
+        group: usize,
+    },
+    /// Hosts must have finished something lately.
+    MustProgress {
+        group: usize,
+    },
+}
+
+/// Who does not come back when everything else is healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    Nobody,
+    Array(usize),
+    /// To the end: the arrays see each other and must not need it (rule 13).
+    Witness,
+}
+
+impl World {
+    pub fn faults_begin(&mut self) {
+        if let Some(script) = self.script {
+            for (ms, step) in script.steps {
+                let late = if script.jitter == 0 { 0 } else { self.rng.below(script.jitter * MS) };
+                self.at(ms * MS + late, *step);
+            }
+            let last = script.steps.last().map_or(0, |(ms, _)| ms * MS);
+            if !script.storm {
+                self.queue.push(last + self.plan.promise(), Event::Heal);
+                return;
+            }
+            self.plan.calm = last;
+            self.plan.faults_until += last;
+        }
+        self.queue.push(self.plan.faults_until, Event::Heal);
+        self.next_fault();
+    }
+
+    fn next_fault(&mut self) {
+        let after = self.rng.between(1, self.plan.fault_every * 2);
+        // The group is let come in sync first, most of the time.
+        let at = (self.now + after).max(self.plan.calm);
+        if at < self.plan.faults_until {
+            self.queue.push(at, Event::Fault);
+        }
+    }
+
+    pub fn at(&mut self, after: u64, step: Step) {
+        let index = self.steps.len() as u32;
+        self.steps.push(step);
+        self.queue.push(self.now + after, Event::Step { step: index });
+    }
+
+    pub fn carry_out_step(&mut self, index: u32) {
+        let step = self.steps[index as usize];
+        self.apply(step);
+    }
+
+    /// How long a fault lasts: within the lease, about it, or well past it.
+    fn duration(&mut self) -> u64 {
+        let promise = self.plan.promise();
+        match self.rng.below(4) {
+            0 => self.rng.between(MS, promise / 3),
+            1 => self.rng.between(promise / 3, promise),
+            2 => self.rng.between(promise * 9 / 10, promise * 13 / 10),
+            _ => self.rng.between(promise, promise * 3),
+        }
+    }
+
+    pub fn random_fault(&mut self) {
+        if self.phase != Phase::Storm {
+            return;
+        }
+        self.next_fault();
+        let w = self.plan.weights;
+        let table = [
+            w.kill_array,
+            w.power_array,
+            w.pause_array,
+            w.stop_array,
+            w.witness_restart,
+            w.witness_replace,
+            w.witness_pause,
+            w.cut_arrays,
+            w.cut_witness,
+            w.cut_host,
+            w.cut_lane,
+            w.reset,
+            w.switchover,
+            w.stop_start,
+            w.slow_disk,
+            w.failing_disk,
+            w.stall_control,
+        ];
+        let total: u64 = table.iter().sum();
+        if total == 0 {
+            return;
+        }
+        let mut left = self.rng.below(total);
+        let kind = table.iter().position(|&weight| {
+            if left < weight {
+                true
+            } else {
+                left -= weight;
+                false
+            }
+        });
+        let array = self.rng.below(2) as usize;
+        let span = self.duration();
+        match kind.unwrap_or(0) {
+            0 | 1 => {
+                self.apply(Step::Crash { array, power: kind == Some(1) });
+                self.at(span, Step::Start { array });
+            }
+            2 => {
+                self.apply(Step::Pause { array });
+                self.at(span, Step::Resume { array });
+            }
+            3 => {
+                self.apply(Step::Stop { array });
+            }
+            4 => {
+                self.apply(Step::WitnessCrash);
+                let start = if self.rng.coin() { Step::WitnessStart } else { Step::WitnessReboot };
+                self.at(span, start);
+            }
+            5 => {
+                self.apply(Step::WitnessCrash);
+                let start = if self.rng.coin() { Step::WitnessReplace } else { Step::WitnessRestore };
+                self.at(span, start);
+            }
+            6 => {
+                self.apply(Step::WitnessPause);
+                self.at(span, Step::WitnessResume);
+            }
+            7 => self.cut_for(A, B, span),
+            8 => self.cut_for(array, WITNESS, span),
+            9 => {
+                let host = FIRST_HOST + self.rng.below(self.hosts.len() as u64) as usize;
+                self.cut_for(host, array, span);
+            }
+            10 => {
+                let lane = Some(self.rng.below(u64::from(self.plan.lanes)) as u16);
+                for (from, to) in [(A, B), (B, A)] {
+                    self.apply(Step::Cut { from, to, lane });
+                    self.at(span, Step::Mend { from, to, lane });
+                }
+            }
+            11 => {
+                let of = match self.rng.below(4) {
+                    0 => Use::Control,
+                    1 => Use::Witness,
+                    _ => Use::Lane(self.rng.below(u64::from(self.plan.lanes)) as u16),
+                };
+                self.apply(Step::Reset { array, of });
+            }
+            12 => {
+                let group = self.rng.below(self.plan.groups as u64) as usize;
+                self.apply(Step::Switchover { group });
+            }
+            13 => {
+                let group = self.rng.below(self.plan.groups as u64) as usize;
+                self.apply(Step::StopGroup { group });
+                if self.rng.coin() {
+                    self.at(span / 2, Step::Failover { group });
+                }
+                self.at(span, Step::StartGroup { group });
+            }
+            14 => {
+                if self.rng.coin() {
+                    self.apply(Step::DiskHang { array, span });
+                } else {
+                    self.apply(Step::MetadataHang { array, span });
+                }
+            }
+            15 => {
+                self.apply(Step::DiskFails { array, fails: true });
+                self.at(span, Step::DiskFails { array, fails: false });
+            }
+            _ => {
+                self.apply(Step::StallControl { array });
+                self.at(span, Step::Resume { array });
+            }
+        }
+    }
+
+    /// Cuts both ways, or one.
+    fn cut_for(&mut self, x: Process, y: Process, span: u64) {
+        let which = self.rng.below(4);
+        if which != 0 {
+            self.apply(Step::Cut { from: x, to: y, lane: None });
+            self.at(span, Step::Mend { from: x, to: y, lane: None });
+        }
+        if which != 1 {
+            self.apply(Step::Cut { from: y, to: x, lane: None });
+            self.at(span, Step::Mend { from: y, to: x, lane: None });
+        }
+    }
+
+    pub fn apply(&mut self, step: Step) {
+        self.say(|| format!("FAULT {step:?}"));
+        match step {
+            Step::Crash { array, power } => self.crash_array(array, power),
+            Step::Start { array } if self.away == Away::Array(array) => {}
+            Step::Start { array } => self.start_array(array),
+            Step::Pause { array } => self.arrays[array].paused = true,
+            Step::StallControl { array } => self.arrays[array].control_stalled = true,
+            Step::Resume { array } => self.resume_array(array),
+            Step::Stop { array } => self.stop_array(array),
+            Step::Cut { from, to, lane } => self.network.cut(Cut { from, to, lane }),
+            Step::Mend { from, to, lane } => {
+                let gone = Cut { from, to, lane };
+                self.network.heal(|cut| *cut == gone, self.now, &mut self.rng);
+            }
+            Step::Reset { array, of } => self.reset_connections(array, of),
+            Step::WitnessCrash => self.witness_crash(),
+            Step::WitnessStart | Step::WitnessReboot | Step::WitnessReplace | Step::WitnessRestore
+                if self.away == Away::Witness => {}
+            Step::WitnessStart => self.witness_restart(crate::witness::Return::Continuous),
+            Step::WitnessReboot => self.witness_restart(crate::witness::Return::Rebooted),
+            Step::WitnessReplace => self.witness_restart(crate::witness::Return::Blank),
+            Step::WitnessRestore => self.witness_restart(crate::witness::Return::Restored),
+            Step::WitnessPause => self.witness.paused = true,
+            Step::WitnessResume => self.witness_resume(),
+            Step::Switchover { group } => self.order_switchover(group),
+            Step::StopGroup { group } => self.order_stop(group),
+            Step::StartGroup { group } => self.order_start(group),
+            Step::Failover { group } => self.order_failover(group),
+            Step::DiskHang { array, span } => self.arrays[array].hang_until = self.now + span,
+            Step::MetadataHang { array, span } => self.arrays[array].metadata_hang_until = self.now + span,
+            Step::MustServe { group } => self.must_serve(group),
+            Step::MustProgress { group } => self.must_progress(group),
+            Step::DiskFails { array, fails } => self.arrays[array].disk_failing = fails,
+        }
+        self.drain_due();
+    }
+
+    /// Every process runs, every leg carries, every disk works.
+    pub fn heal(&mut self) {
+        self.say(|| "HEAL".into());
+        self.phase = Phase::Healed;
+        self.healed_at = self.now;
+        self.network.heal(|_| true, self.now, &mut self.rng);
+        self.network.delay.slow = 0;
+        self.network.delay.max = self.network.delay.max.min(5 * MS);
+        // Mostly everything comes back; sometimes one of the three stays away for a while.
+        self.away = if self.script.is_some_and(|s| !s.storm) {
+            Away::Nobody
+        } else {
+            match self.rng.below(10) {
+                0 | 1 => Away::Array(0),
+                2 | 3 => Away::Array(1),
+                4 => Away::Witness,
+                _ => Away::Nobody,
+            }
+        };
+        for array in 0..2 {
+            self.arrays[array].disk_failing = false;
+            self.resume_array(array);
+            if self.away == Away::Array(array) {
+                self.crash_array(array, false);
+            } else if !self.arrays[array].alive {
+                self.start_array(array);
+            }
+        }
+        self.witness_resume();
+        if self.away == Away::Witness {
+            self.witness_crash();
+        } else if !self.witness.alive {
+            self.witness_restart(crate::witness::Return::Continuous);
+        }
+        for group in 0..self.plan.groups {
+            self.order_start(group);
+        }
+        self.queue.push(self.now + 500 * MS, Event::Rest);
+        self.drain_due();
+    }
+}

@@ -1,0 +1,157 @@
+//! The judge is judged: with one rule broken, the simulator must notice. For each mutation the
+//! table names a start (a seed, or a script with a seed) that finds it; with the rule in force the
+//! same start is clean.
+
+use std::cell::Cell;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use twinlun::mutation::{self, Mutation};
+
+use crate::scripts::{self, Script};
+use crate::world;
+
+/// One broken rule and the start that shows it.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub mutation: Mutation,
+    /// Found from this seed...
+    pub seed: u64,
+    /// ...of plain chance, or with this script in front.
+    pub script: Option<&'static Script>,
+}
+
+const fn by_chance(mutation: Mutation, seed: u64) -> Entry {
+    Entry { mutation, seed, script: None }
+}
+
+const fn scripted(mutation: Mutation, seed: u64, script: &'static Script) -> Entry {
+    Entry { mutation, seed, script: Some(script) }
+}
+
+/// Found by `--mutation NAME --find`, which tries seeds upwards from 1.
+pub const TABLE: &[Entry] = &[
+    by_chance(Mutation::T2GrantAfterVote, 257),
+    by_chance(Mutation::R2AnswerWithoutMirror, 1),
+    by_chance(Mutation::R3AnswerAloneBeforeDrop, 1),
+    by_chance(Mutation::T4JoinNotNeeded, 3),
+    by_chance(Mutation::T5AnsweredAloneUnmarked, 7),
+    by_chance(Mutation::T9NotDrained, 7),
+    by_chance(Mutation::R6NoCheckAtStart, 1),
+    by_chance(Mutation::R6NoCheckAtAnswer, 12),
+    by_chance(Mutation::R8WritesOverlap, 1),
+    by_chance(Mutation::R8LogicalOverlap, 2),
+    by_chance(Mutation::R9AbortConfirmedEarly, 10),
+    by_chance(Mutation::R10ActivityNotDurable, 1),
+    by_chance(Mutation::T12DropForgetsActivity, 7),
+    by_chance(Mutation::T12PeerDirtyIgnored, 647),
+    by_chance(Mutation::T12ActivityClearedEarly, 1),
+    by_chance(Mutation::R10SourceClearsEarly, 13),
+    by_chance(Mutation::T11OldSessionTaken, 45),
+    by_chance(Mutation::R14NotSentAgain, 1),
+    by_chance(Mutation::R14BootCounterStays, 1),
+    by_chance(Mutation::T8NoRecovery, 201),
+    by_chance(Mutation::CopyDoesNotExclude, 7),
+    by_chance(Mutation::R1LeaseFromReceipt, 65),
+    by_chance(Mutation::R4StaleCopyPromoted, 3),
+    by_chance(Mutation::R16BootNonceIgnored, 7),
+    by_chance(Mutation::T1ValueDecidesQuorum, 1),
+    by_chance(Mutation::T3ServesAfterVote, 384),
+    by_chance(Mutation::T9GateBeforeDrain, 7),
+    scripted(Mutation::T14NoHandOver, 1, &scripts::FAILING_DISK_A),
+    by_chance(Mutation::T18OwnVoteRefused, 2),
+    scripted(Mutation::T21ReEnrolWaitsForWitness, 199, &scripts::TWICE_REPLACED),
+];
+
+pub fn by_name(name: &str) -> Option<Entry> {
+    TABLE.iter().find(|entry| format!("{:?}", entry.mutation) == name).copied()
+}
+
+thread_local! { static BROKEN: Cell<Option<Mutation>> = const { Cell::new(None) }; }
+
+/// Breaks one rule on this thread, or none.
+pub fn break_rule(mutation: Option<Mutation>) {
+    BROKEN.set(mutation);
+    mutation::set(mutation);
+}
+
+/// What the observer asks the cores is answered by whole ones.
+pub fn whole<R>(ask: impl FnOnce() -> R) -> R {
+    mutation::set(None);
+    let answer = ask();
+    mutation::set(BROKEN.get());
+    answer
+}
+
+/// Runs with one rule broken.
+fn broken(mutation: Mutation, seed: u64, script: Option<&'static Script>) -> world::Report {
+    break_rule(Some(mutation));
+    let report = world::run(seed, script, false);
+    break_rule(None);
+    report
+}
+
+/// Seeds upwards from `from`, until the broken rule shows.
+pub fn find(entry: Entry, from: u64, seeds: u64) -> ExitCode {
+    let begin = Instant::now();
+    let mut events = 0;
+    for seed in from..from + seeds {
+        let report = broken(entry.mutation, seed, entry.script);
+        events += report.events;
+        if let Some(reason) = report.violation {
+            if world::run(seed, entry.script, false).violation.is_some() {
+                continue; // no proof: the seed fails by itself
+            }
+            let reason: String = reason.chars().take(160).collect();
+            println!(
+                "{:?}: seed {seed} after {:.1} s, {events} events: {reason}",
+                entry.mutation,
+                begin.elapsed().as_secs_f64()
+            );
+            return ExitCode::SUCCESS;
+        }
+    }
+    println!(
+        "{:?}: NOT FOUND in {seeds} seeds, {:.1} s, {events} events",
+        entry.mutation,
+        begin.elapsed().as_secs_f64()
+    );
+    ExitCode::FAILURE
+}
+
+/// Every mutation of the table, afresh.
+pub fn find_all(from: u64, seeds: u64) -> ExitCode {
+    let missed = TABLE.iter().filter(|entry| find(**entry, from, seeds) != ExitCode::SUCCESS).count();
+    println!("{} mutations, {missed} not found", TABLE.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The recorded starts: broken, a violation is found; in force, the same start is clean.
+pub fn table() -> ExitCode {
+    let begin = Instant::now();
+    let mut wrong = 0;
+    for entry in TABLE {
+        let found = broken(entry.mutation, entry.seed, entry.script).violation;
+        let clean = world::run(entry.seed, entry.script, false).violation;
+        if found.is_none() {
+            println!("{:?}: seed {} no longer finds it", entry.mutation, entry.seed);
+            wrong += 1;
+        }
+        if let Some(reason) = clean {
+            println!("seed {} (of {:?}) with the rule in force: {reason}", entry.seed, entry.mutation);
+            wrong += 1;
+        }
+    }
+    println!(
+        "mutations: {} of {} as recorded, {:.1} s",
+        TABLE.len().saturating_sub(wrong),
+        TABLE.len(),
+        begin.elapsed().as_secs_f64()
+    );
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The script of a name, for `--script`.
+pub fn script(name: &str) -> Option<&'static Script> {
+    scripts::ALL.iter().copied().find(|script| script.name == name)
+}

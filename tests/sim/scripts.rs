@@ -1,0 +1,180 @@
+//! Directed starts: a plan with its chances fixed where it matters, and faults at given times.
+//! What a script leaves open the seed decides, the exact times (`jitter`) included.
+
+use crate::faults::Step::{
+    self, Crash, Cut, DiskFails, DiskHang, Mend, MustProgress, MustServe, Start, Switchover, WitnessCrash,
+    WitnessReplace, WitnessRestore, WitnessStart,
+};
+use crate::host::{Habits, MS};
+use crate::network::{A, B, Delay, WITNESS};
+use crate::plan::{Plan, VolumePlan, Weights};
+
+pub struct Script {
+    pub name: &'static str,
+    /// Changes the drawn plan.
+    pub plan: fn(&mut Plan),
+    /// Milliseconds, and what happens then.
+    pub steps: &'static [(u64, Step)],
+    /// Each step is up to this many milliseconds late, by chance.
+    pub jitter: u64,
+    /// Random faults after the last step too.
+    pub storm: bool,
+}
+
+/// One group, two volumes, a fast network and quiet disks: only the script's faults happen.
+fn calm(plan: &mut Plan) {
+    plan.groups = 1;
+    plan.volumes = vec![VolumePlan { group: 0 }; 2];
+    plan.regions = 2;
+    plan.hosts = 2;
+    plan.habits = Habits {
+        slots: 2,
+        think_max: 40 * MS,
+        command_timeout: 1500 * MS,
+        abort_timeout: 500 * MS,
+        poll: 500 * MS,
+    };
+    plan.delay = Delay { min: MS / 20, max: MS, slow: 0 };
+    plan.io_max = 2 * MS;
+    plan.io_stalls = 0;
+    plan.sync_max = MS;
+    plan.weights = Weights::default();
+    plan.only_witness = false;
+    plan.timers = crate::plan::default_timers();
+}
+
+const fn cut(from: usize, to: usize) -> Step {
+    Cut { from, to, lane: None }
+}
+
+const fn mend(from: usize, to: usize) -> Step {
+    Mend { from, to, lane: None }
+}
+
+/// T6: A drops B through the witness, the witness is restored to the state before, A is cut off.
+pub const RESTORED_WITNESS: Script = Script {
+    name: "restored-witness",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (8000, cut(A, WITNESS)),
+        (8000, cut(WITNESS, A)),
+        (8100, WitnessCrash),
+        (8200, WitnessRestore),
+        (30_000, mend(A, B)),
+    ],
+    jitter: 50,
+    storm: false,
+};
+
+/// T7: B is dead, the witness is replaced, then A restarts: A must serve by the new witness.
+pub const LONE_PRIMARY: Script = Script {
+    name: "lone-primary",
+    plan: calm,
+    steps: &[
+        (4000, Crash { array: B, power: false }),
+        (8000, WitnessCrash),
+        (8500, WitnessReplace),
+        (22_000, Crash { array: A, power: false }),
+        (22_500, Start { array: A }),
+        (32_000, MustServe { group: 0 }),
+    ],
+    jitter: 100,
+    storm: false,
+};
+
+/// T14: A's disk fails, or hangs; B's, too.
+pub const FAILING_DISK_A: Script = Script {
+    name: "failing-disk-a",
+    plan: calm,
+    steps: &[(5000, DiskFails { array: A, fails: true }), (12_000, MustProgress { group: 0 })],
+    jitter: 100,
+    storm: false,
+};
+pub const HANGING_DISK_A: Script = Script {
+    name: "hanging-disk-a",
+    plan: calm,
+    steps: &[(5000, DiskHang { array: A, span: 12_000 * MS }), (13_000, MustProgress { group: 0 })],
+    jitter: 100,
+    storm: false,
+};
+pub const FAILING_DISK_B: Script = Script {
+    name: "failing-disk-b",
+    plan: calm,
+    steps: &[(5000, DiskFails { array: B, fails: true }), (11_000, MustProgress { group: 0 })],
+    jitter: 100,
+    storm: false,
+};
+pub const HANGING_DISK_B: Script = Script {
+    name: "hanging-disk-b",
+    plan: calm,
+    steps: &[(5000, DiskHang { array: B, span: 12_000 * MS }), (11_000, MustProgress { group: 0 })],
+    jitter: 100,
+    storm: false,
+};
+
+/// T19: A serves by the witness's lease alone, B's promise is over, the witness restarts.
+pub const FORGETFUL_WITNESS: Script = Script {
+    name: "forgetful-witness",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (6300, cut(A, WITNESS)),
+        (6300, cut(WITNESS, A)),
+        (7000, WitnessCrash),
+        (7300, WitnessStart),
+        (12_000, mend(A, B)),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
+/// T20: B finds its promise over while the witness's still runs; the links come back, the witness
+/// dies.
+pub const UNWANTED_VOTE: Script = Script {
+    name: "unwanted-vote",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (6200, cut(A, WITNESS)),
+        (8300, mend(A, B)),
+        (8300, mend(B, A)),
+        (8400, WitnessCrash),
+        (20_000, MustServe { group: 0 }),
+    ],
+    jitter: 400,
+    storm: false,
+};
+
+/// T21: the witness is replaced, the link is cut while the new one is being enrolled, and that one
+/// is replaced again.
+pub const TWICE_REPLACED: Script = Script {
+    name: "twice-replaced",
+    plan: calm,
+    steps: &[
+        (4000, WitnessCrash),
+        (4500, WitnessReplace),
+        (14_700, cut(A, B)),
+        (16_000, WitnessCrash),
+        (16_100, WitnessReplace),
+        (16_200, mend(A, B)),
+        (30_000, Switchover { group: 0 }),
+    ],
+    jitter: 200,
+    storm: false,
+};
+
+pub const ALL: &[&Script] = &[
+    &RESTORED_WITNESS,
+    &LONE_PRIMARY,
+    &FAILING_DISK_A,
+    &HANGING_DISK_A,
+    &FAILING_DISK_B,
+    &HANGING_DISK_B,
+    &FORGETFUL_WITNESS,
+    &UNWANTED_VOTE,
+    &TWICE_REPLACED,
+];

@@ -1,0 +1,205 @@
+//! The witness's process: its core, its state file with the proof of continuity, and the ways in
+//! which it may come back.
+
+use twinlun::arbitration::{
+    Connection, Incarnation, Message as Vote, WitnessAction, WitnessCore, WitnessImage,
+};
+
+use crate::clock::Clocks;
+use crate::control::side;
+use crate::network::{ConnectionId, Item, WITNESS};
+use crate::prng::Prng;
+use crate::world::{Message, Work, World};
+
+#[derive(Clone, Debug)]
+pub struct ToWitness {
+    pub batch: Vec<Vote>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FromWitness {
+    pub batch: Vec<Vote>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// State and token match.
+    Continuous,
+    /// The machine was started anew: state without its token.
+    Rebooted,
+    /// Nothing left.
+    Blank,
+    /// An older state.
+    Restored,
+}
+
+pub struct Witness {
+    pub alive: bool,
+    pub paused: bool,
+    pub boot: u32,
+    pub wake_at: u64,
+    pub deferred: Vec<Work>,
+    clocks: Clocks,
+    core: Option<WitnessCore>,
+    /// What is durable, and what is being written.
+    image: Option<WitnessImage>,
+    writing: Vec<(u32, u64, WitnessImage)>,
+    /// States of the past, for restores.
+    backups: Vec<WitnessImage>,
+    /// The durable image proved continuity (its token survived).
+    token: bool,
+}
+
+impl Witness {
+    pub fn new(rng: &mut Prng) -> Self {
+        Self {
+            alive: true,
+            paused: false,
+            boot: 0,
+            wake_at: u64::MAX,
+            deferred: Vec::new(),
+            clocks: Clocks::new(rng),
+            core: None,
+            image: None,
+            writing: Vec::new(),
+            backups: Vec::new(),
+            token: false,
+        }
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.core.as_ref().map_or(Incarnation([0; 16]), WitnessCore::incarnation)
+    }
+
+    /// A write of the state file reached the disk.
+    pub fn durable(&mut self, token: u32) {
+        let Some(at) = self.writing.iter().position(|(t, _, _)| *t == token) else { return };
+        let (_, _, image) = &self.writing[at];
+        if self
+            .image
+            .as_ref()
+            .is_none_or(|old| old.sequence < image.sequence || old.incarnation != image.incarnation)
+        {
+            self.backups.extend(self.image.take());
+            self.image = Some(image.clone());
+        }
+    }
+}
+
+impl World {
+    pub fn witness_start(&mut self) {
+        self.start_witness(false);
+    }
+
+    fn start_witness(&mut self, continued: bool) {
+        let mut fresh = [0; 16];
+        fresh[..8].copy_from_slice(&self.rng.next_u64().to_le_bytes());
+        let now = self.witness.clocks.now(self.now);
+        let mut out = Vec::new();
+        let image = self.witness.image.clone();
+        let core = WitnessCore::start(self.plan.timers, image, continued, Incarnation(fresh), now, &mut out);
+        self.witness.core = Some(core);
+        self.witness.alive = true;
+        self.witness.token = true;
+        self.witness_actions(out);
+    }
+
+    pub fn witness_work(&mut self, work: Work) {
+        let mut out = Vec::new();
+        let now = self.witness.clocks.now(self.now);
+        match work {
+            Work::Arrived { connection, item: Item::End } => {
+                self.network.close(connection, WITNESS, 0, self.now, &mut self.rng);
+            }
+            Work::Arrived { connection, item: Item::Message(Message::ToWitness(ToWitness { batch })) } => {
+                let Some(from) = self.network.get(connection).map(|c| c.ends[0]) else { return };
+                let Some(core) = &mut self.witness.core else { return };
+                core.receive(side(from), Connection(u64::from(connection)), &batch, now, &mut out);
+            }
+            Work::SyncOver { token } => {
+                let Some(at) = self.witness.writing.iter().position(|(t, _, _)| *t == token) else { return };
+                let (_, sequence, _) = self.witness.writing.remove(at);
+                let Some(core) = &mut self.witness.core else { return };
+                core.persisted(sequence, &mut out);
+            }
+            _ => {}
+        }
+        self.witness_actions(out);
+        self.observe_witness();
+    }
+
+    fn observe_witness(&mut self) {
+        for g in 0..self.plan.groups {
+            let id = crate::control::group_id(g);
+            let record = self.witness.core.as_ref().and_then(|core| core.record(id));
+            if let Some(chosen) = record.and_then(|record| record.chosen) {
+                self.note_chosen(WITNESS, g, &chosen);
+            }
+        }
+    }
+
+    fn witness_actions(&mut self, actions: Vec<WitnessAction>) {
+        for action in actions {
+            match action {
+                WitnessAction::Persist { sequence, .. } => {
+                    let Some(core) = &self.witness.core else { return };
+                    let image = core.image().clone();
+                    let token = self.new_token();
+                    self.witness.writing.push((token, sequence, image));
+                    self.begin_sync(WITNESS, token);
+                }
+                WitnessAction::Reply { connection, messages } => {
+                    let reply = FromWitness { batch: messages };
+                    self.send(connection.0 as ConnectionId, WITNESS, Message::FromWitness(reply));
+                }
+            }
+        }
+    }
+
+    pub fn witness_crash(&mut self) {
+        if !self.witness.alive {
+            return;
+        }
+        self.witness.alive = false;
+        self.witness.paused = false;
+        self.witness.boot += 1;
+        self.witness.deferred.clear();
+        self.witness.core = None;
+        // What was being written is there or not; a file whose write was cut off is the one before.
+        for (_, _, image) in core::mem::take(&mut self.witness.writing) {
+            if self.rng.coin() {
+                self.witness.image = Some(image);
+                // The token is written after the state: it may name the one before.
+                self.witness.token &= self.rng.coin();
+            } else {
+                break;
+            }
+        }
+        for connection in self.network.of_process(WITNESS) {
+            self.network.close(connection, WITNESS, 0, self.now, &mut self.rng);
+        }
+    }
+
+    pub fn witness_restart(&mut self, how: Return) {
+        if self.witness.alive {
+            return;
+        }
+        let continued = how == Return::Continuous && self.witness.token && self.witness.image.is_some();
+        match how {
+            Return::Blank => self.witness.image = None,
+            Return::Restored if !self.witness.backups.is_empty() => {
+                let n = self.rng.below(self.witness.backups.len() as u64) as usize;
+                self.witness.image = Some(self.witness.backups[n].clone());
+            }
+            _ => {}
+        }
+        self.start_witness(continued);
+    }
+
+    pub fn witness_resume(&mut self) {
+        self.witness.paused = false;
+        for work in core::mem::take(&mut self.witness.deferred) {
+            self.work(WITNESS, work);
+        }
+    }
+}
