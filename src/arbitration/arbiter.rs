@@ -509,7 +509,8 @@ impl Arbiter {
                 }
             }
             (Body::NotGranted { number, vote }, _) => {
-                if self.answered(from, number).is_some() {
+                let asked = self.answered(from, number);
+                if asked.is_some() {
                     self.other_mut(from).vote = vote;
                 }
             }

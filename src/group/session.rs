@@ -132,7 +132,7 @@ impl Control {
         }
         if !self.wants_session(now) {
             self.primary.missing_since = None;
-            if self.primary.is_busy() && !self.changes.role_change.is_some_and(|change| !change.hand_over) {
+            if self.primary.is_busy() && self.changes.role_change.is_none_or(|change| change.hand_over) {
                 self.end_session(SessionEnd::Stopped, now, members, out);
             }
             return;
@@ -335,6 +335,7 @@ impl Control {
 
     // As primary.
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message, and where to act")]
     fn hello_answered(
         &mut self,
         session: SessionId,
