@@ -3,7 +3,7 @@
 
 use std::cell::OnceCell;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::iscsi::pdu::{TaskFunction, TaskResult};
 use crate::iscsi::{
     Action, Candidate, Connection, Data, Limits, ManagementId, Reply, SessionType, TargetIdentity,
+    TargetRecord,
 };
 use crate::sys::turn::Turn;
 use crate::time::{Duration, Time};
@@ -139,6 +140,21 @@ thread_local! {
 
 fn thread_turn() -> Option<Rc<Turn>> {
     TURN.with(|turn| turn.get_or_init(|| Turn::new().ok().map(Rc::new)).clone())
+}
+
+/// SendTargets tells addresses that hosts can reach: of the own portals that listen on every
+/// address, the one this initiator came by; nothing of others'.
+fn name_addresses(targets: &mut [TargetRecord], own: &str, here: IpAddr) {
+    for target in targets {
+        let is_own = target.name == own;
+        target.portals.retain_mut(|(address, _)| match address.parse::<SocketAddr>() {
+            Ok(portal) if portal.ip().is_unspecified() => {
+                *address = SocketAddr::new(here.to_canonical(), portal.port()).to_string();
+                is_own
+            }
+            _ => true,
+        });
+    }
 }
 
 impl<S: Service> Served<S> {
@@ -391,7 +407,11 @@ impl<S: Service> Served<S> {
                 return self.core.refused(status);
             }
         };
-        self.core.established(registration.tsih, self.service.targets(candidate));
+        let mut targets = self.service.targets(candidate);
+        if let Ok(here) = self.stream.local_addr() {
+            name_addresses(&mut targets, &self.config.target.name, here.ip());
+        }
+        self.core.established(registration.tsih, targets);
         if candidate.session_type == SessionType::Normal {
             let name = candidate.initiator_name.clone();
             tracing::info!(peer = %self.peer, name, tsih = registration.tsih, "iSCSI session");
@@ -486,5 +506,22 @@ impl<S: Service> Served<S> {
                 () = self.mailbox.wait() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn send_targets_tells_addresses_that_can_be_reached() {
+        let portals = |addresses: &[&str]| addresses.iter().map(|text| ((*text).to_owned(), 1)).collect();
+        let mut targets = [
+            TargetRecord { name: "iqn.a".into(), portals: portals(&["0.0.0.0:3260", "10.0.0.1:3261"]) },
+            TargetRecord { name: "iqn.b".into(), portals: portals(&["[::]:3260", "10.0.0.2:3260"]) },
+        ];
+        name_addresses(&mut targets, "iqn.a", "::ffff:192.0.2.9".parse().unwrap());
+        assert_eq!(targets[0].portals, portals(&["192.0.2.9:3260", "10.0.0.1:3261"]));
+        assert_eq!(targets[1].portals, portals(&["10.0.0.2:3260"]));
     }
 }
