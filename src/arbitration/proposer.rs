@@ -102,10 +102,10 @@ impl Proposer {
         self.promised_away_until = self.promised_away_until.max(until);
     }
 
-    pub fn next_timeout(&self) -> Option<Time> {
-        let running = self.running.map(|running| running.deadline);
-        let waits = [self.retry_at, self.promised_away_until];
-        running.or_else(|| waits.into_iter().filter(|&at| at != Time::ZERO).max())
+    /// Moments to look again; past ones mean nothing.
+    pub fn timeouts(&self) -> [Time; 3] {
+        let deadline = self.running.map_or(Time::ZERO, |running| running.deadline);
+        [deadline, self.retry_at, self.promised_away_until]
     }
 
     /// Between one and two times `base` (splitmix64).

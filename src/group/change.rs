@@ -92,11 +92,10 @@ impl Changes {
         self.requests.drain(..).map(|(_, ticket, _)| ticket).collect()
     }
 
-    pub fn next_timeout(&self) -> Option<Time> {
-        let role_change = self.role_change.map(|change| change.hold_until);
-        let rejoin = (self.rejoin_at != Time::ZERO).then_some(self.rejoin_at);
-        let retry = (self.store_retry != Time::ZERO).then_some(self.store_retry);
-        [role_change, rejoin, retry].into_iter().flatten().min()
+    /// Moments to look again; past ones mean nothing.
+    pub fn timeouts(&self) -> [Time; 3] {
+        let hold_end = self.role_change.map_or(Time::ZERO, |change| change.hold_until);
+        [hold_end, self.rejoin_at, self.store_retry]
     }
 }
 
@@ -194,12 +193,19 @@ impl Control {
     // Join.
 
     fn join_if_equal(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
-        let equal = self.sum.dirty == 0 && self.sum.recovering == 0 && !self.sum.peer_failed;
-        if self.changes.joining || !self.primary.is_up() || !equal || self.changes.role_change.is_some() {
-            if self.primary.is_up() && self.sum.peer_failed {
-                self.changes.rejoin_at = now.grantor + self.settings.timers.rejoin_delay;
-                self.end_session(SessionEnd::PeerFailed, now, members, out);
-            }
+        if !self.primary.is_up() {
+            return;
+        }
+        // Hosts' writes wait for the mirror while its session lives: not for ever.
+        let timers = &self.settings.timers;
+        let stuck = self.sum.oldest_unacked.is_some_and(|at| now.grantor >= at + timers.mirror_timeout);
+        if self.sum.peer_failed || stuck {
+            self.changes.rejoin_at = now.grantor + timers.rejoin_delay;
+            let why = if stuck { SessionEnd::MirrorTimeout } else { SessionEnd::PeerFailed };
+            return self.end_session(why, now, members, out);
+        }
+        let equal = self.sum.dirty == 0 && self.sum.recovering == 0;
+        if self.changes.joining || !equal || self.changes.role_change.is_some() {
             return;
         }
         if !self.primary.ready {
@@ -283,8 +289,11 @@ impl Control {
     }
 
     /// A new configuration is in force here.
-    pub(super) fn roles_changed(&mut self, old: &Config, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn roles_changed(&mut self, old: &Config, out: &mut Vec<Action>) {
         let left = old.primary == self.me && !self.is_primary();
+        if !self.is_primary() && self.secondary.peer_serves == Some(self.applied.tenure()) {
+            self.hold_until = Time::ZERO;
+        }
         if left {
             self.changes.dropping = None;
             self.changes.joining = false;
@@ -301,9 +310,6 @@ impl Control {
             self.changes.operator_failover = false;
             if let Some(ticket) = self.changes.failover_ticket.take() {
                 out.push(Action::Outcome { ticket, result: Ok(()) });
-            }
-            if !self.is_both() {
-                self.changes.dropped(now, &self.settings.timers);
             }
         }
         if !self.is_both() {

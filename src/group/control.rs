@@ -240,7 +240,7 @@ impl Control {
 
     /// What arbitration decided is durable here and applied.
     pub(super) fn settled(&self) -> bool {
-        self.applied == self.arbiter.chosen()
+        self.applied == self.arbiter.chosen() && self.arbiter.chosen_is_durable()
     }
 
     /// The chosen configuration, applied or not, keeps this array in the office it holds.
@@ -381,6 +381,9 @@ impl Control {
             }
             self.secondary.forget();
         }
+        if dropped {
+            self.secondary.accepted = None;
+        }
         if new.in_sync == InSync::Primary {
             self.recovering_restart = false;
             self.peer_restarted = false;
@@ -391,7 +394,7 @@ impl Control {
         } else if old.in_sync == InSync::Primary {
             self.changes.joined(now);
         }
-        self.roles_changed(&old, now, out);
+        self.roles_changed(&old, out);
     }
 
     // The gate.
@@ -445,8 +448,12 @@ impl Control {
             Some(Change { hand_over: false, .. }) => (true, false),
             None => (false, false),
         };
-        // Until a configuration is durable here both copies are needed, and nothing is free.
-        let until = if self.settled() { self.arbiter.serves_until() } else { self.arbiter.lease_end() };
+        // Until a configuration is durable here both copies are needed, and nothing it frees is free.
+        let mut until = self.arbiter.serves_until();
+        if !self.settled() {
+            let before = self.arbiter.lease_end().max(Some(self.gate.lease_end));
+            until = until.min(before);
+        }
         let Some(lease_end) = until.filter(|_| !self.draining && !handing) else {
             return self.held(self.hold_until, now);
         };
@@ -578,14 +585,14 @@ impl Control {
             Some(self.hold_until),
             Some(self.promotion_hold(now)),
             self.link_lost.map(|lost| lost + timers.heartbeat),
-            self.primary.next_timeout(timers),
-            self.changes.next_timeout(),
             self.drain_poll(now),
             watch,
             start_wait,
         ]
         .into_iter()
         .flatten()
+        .chain(self.primary.timeouts(timers))
+        .chain(self.changes.timeouts())
         .filter(|&at| at > now.grantor)
         .chain(lease_ends)
         .min()

@@ -63,18 +63,15 @@ impl Primary {
         }
     }
 
-    pub fn next_timeout(&self, timers: &Timers) -> Option<Time> {
+    /// Moments to look again; past ones mean nothing.
+    pub fn timeouts(&self, timers: &Timers) -> [Time; 4] {
         let repeat = match self.state {
-            State::Asked { at, .. } => Some(at + REPEAT),
-            _ => None,
+            State::Asked { at, .. } => at + REPEAT,
+            _ => Time::ZERO,
         };
-        let missing = self.missing_since.map(|since| since + timers.mirror_timeout);
-        let query = self.queried.filter(|_| !self.ready).map(|at| at + REPEAT);
-        [repeat, missing, query, Some(self.not_before)]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at != Time::ZERO)
-            .min()
+        let missing = self.missing_since.map_or(Time::ZERO, |since| since + timers.mirror_timeout);
+        let query = self.queried.filter(|_| !self.ready).map_or(Time::ZERO, |at| at + REPEAT);
+        [repeat, missing, query, self.not_before]
     }
 }
 
@@ -94,11 +91,14 @@ pub(super) struct Secondary {
     hello: Option<Hello>,
     /// The session whose frames are taken.
     pub accepted: Option<SessionId>,
+    /// The other array said that it serves in this tenure.
+    pub peer_serves: Option<Tenure>,
 }
 
 impl Secondary {
+    /// The link, or the tenure, is over.
     pub fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { peer_serves: self.peer_serves, ..Self::default() };
     }
 }
 
@@ -272,6 +272,7 @@ impl Control {
             }
             SessionMessage::Serving { tenure } => {
                 // Held commands may be answered now: with a refusal that sends the host there.
+                self.secondary.peer_serves = Some(tenure);
                 if !self.is_primary() && tenure == self.applied.tenure() {
                     self.hold_until = Time::ZERO;
                 }
