@@ -47,7 +47,8 @@ pub(super) struct Changes {
     pub joining: bool,
     /// An operator wants this secondary promoted, whatever the policy.
     pub operator_failover: bool,
-    failover_ticket: Option<u64>,
+    /// Its ticket, and when it is given up.
+    failover_ticket: Option<(u64, Time)>,
     /// The secondary's operator wants a stopped group failed over: catch up, join, hand over.
     failing_over: Option<Caller>,
     stopping: Vec<Caller>,
@@ -93,9 +94,10 @@ impl Changes {
     }
 
     /// Moments to look again; past ones mean nothing.
-    pub fn timeouts(&self) -> [Time; 3] {
+    pub fn timeouts(&self) -> [Time; 4] {
         let hold_end = self.role_change.map_or(Time::ZERO, |change| change.hold_until);
-        [hold_end, self.rejoin_at, self.store_retry]
+        let failover = self.failover_ticket.map_or(Time::ZERO, |(_, until)| until);
+        [hold_end, self.rejoin_at, self.store_retry, failover]
     }
 }
 
@@ -118,6 +120,9 @@ impl Control {
     /// One step of whatever change is wanted or under way.
     pub(super) fn change_roles(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         self.note_own_vote(now);
+        if self.changes.failover_ticket.is_some_and(|(_, until)| now.grantor >= until) {
+            self.end_operator_failover(Refused::Undecided, out);
+        }
         if self.changes.role_change.is_some() {
             self.carry_on_role_change(now, members, out);
         }
@@ -308,7 +313,7 @@ impl Control {
         }
         if self.is_primary() && old.tenure() != self.applied.tenure() {
             self.changes.operator_failover = false;
-            if let Some(ticket) = self.changes.failover_ticket.take() {
+            if let Some((ticket, _)) = self.changes.failover_ticket.take() {
                 out.push(Action::Outcome { ticket, result: Ok(()) });
             }
         }
@@ -391,10 +396,22 @@ impl Control {
         if self.changes.failover_ticket.is_some() {
             return Err(Refused::Busy);
         }
+        let timers = &self.settings.timers;
+        let wait = if self.arbiter.start_wait_over(now) { Duration::ZERO } else { timers.start_wait };
+        // Promises of this array and of the witness end one after the other at the worst.
+        let until = now.grantor + wait + timers.promise() * 3;
         self.changes.operator_failover = true;
-        self.changes.failover_ticket = Some(ticket);
+        self.changes.failover_ticket = Some((ticket, until));
         self.arbiter.ask_soon(now);
         Ok(None)
+    }
+
+    /// The promotion that the operator wanted came to nothing.
+    pub(super) fn end_operator_failover(&mut self, why: Refused, out: &mut Vec<Action>) {
+        if let Some((ticket, _)) = self.changes.failover_ticket.take() {
+            self.changes.operator_failover = false;
+            out.push(Action::Outcome { ticket, result: Err(why) });
+        }
     }
 
     pub(super) fn set_started(

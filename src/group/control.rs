@@ -144,7 +144,9 @@ impl Control {
         // As if the link had been silent from now on: the peer has time to connect.
         let timers = &self.settings.timers;
         self.link_lost = Some(now.grantor + timers.link_timeout);
-        self.hold_until = now.grantor + FAILSAFE_HOLD;
+        if self.applied.primary == self.me {
+            self.hold_until = now.grantor + FAILSAFE_HOLD;
+        }
         self.arbiter.begin(now, &mut self.pending);
         if self.settings.life == Life::Restarted && self.applied.primary == self.me {
             // Rule 15, T8: as {A,B} (or voted so) active regions are in doubt, else out of sync.
@@ -271,6 +273,7 @@ impl Control {
             self.link_down(now, members, out);
         }
         self.link = Some(Link { connection, nonce });
+        self.end_operator_failover(Refused::PeerServes, out);
         self.link_lost = None;
         self.log(LogEntry::Link(true), out);
         // Rule 16: within one {A,B} the primary takes answers of one life of its peer only.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::arbitration::{
-    Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Side, Timers, Voter, VoterRecord,
-    WitnessAction, WitnessCore,
+    Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Quorum, Side, Timers, Voter,
+    VoterRecord, WitnessAction, WitnessCore,
 };
 use crate::block::{Extent, Op, Outcome, Request as BlockRequest, StoreResult};
 use crate::mirror::{Context, DirtyMap, Geometry, LaneId, Limits, Volume, VolumeAction, VolumeId};
@@ -89,8 +89,13 @@ fn nonce(at: usize, boot: u64) -> BootNonce {
 
 impl Rig {
     pub fn new() -> Self {
+        Self::of(Some(Incarnation([1; 16])))
+    }
+
+    /// A new group; without a witness there is none to connect to.
+    pub fn of(enrolled: Option<Incarnation>) -> Self {
         let first = Incarnation([1; 16]);
-        let record = VoterRecord::new(Config::genesis(Side::A, 5, Some(first)));
+        let record = VoterRecord::new(Config::genesis(Side::A, 5, enrolled));
         let mut none = Vec::new();
         let zero = Now::default();
         let mut witness = WitnessCore::start(Timers::default(), None, false, first, zero, &mut none);
@@ -102,7 +107,7 @@ impl Rig {
             queue: BTreeMap::new(),
             arrays,
             witness,
-            witness_up: true,
+            witness_up: enrolled.is_some(),
             incarnation: 1,
             connections: 0,
             cut: [false; 3],

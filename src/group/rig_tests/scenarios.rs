@@ -351,6 +351,48 @@ fn without_automatic_failover_the_operator_promotes() {
 }
 
 #[test]
+fn a_failover_without_majority_is_given_up_and_says_so() {
+    let mut rig = in_sync();
+    for at in 0..2 {
+        rig.event(at, Event::Policy(Policy { started: true, auto_failover: false }));
+    }
+    rig.kill_witness();
+    rig.kill(0);
+    rig.command(1, 1, Command::FailOver);
+    rig.run(20_000);
+    assert_eq!(rig.outcomes.pop(), Some((1, Err(Refused::Undecided))));
+    rig.start_witness(true);
+    rig.run(20_000);
+    assert!(!rig.serves(1), "given up is given up\n{}", rig.tail());
+    assert_eq!(rig.view(1).reason, Some(Reason::ManualFailover));
+}
+
+#[test]
+fn a_pair_without_a_witness_lives_by_its_primary() {
+    let mut rig = Rig::of(None);
+    rig.run(3000);
+    rig.is_well(0);
+    rig.kill(1);
+    rig.write(0, 1);
+    rig.run(3000);
+    assert_eq!(rig.answered(), [(0, Outcome::Good)], "\n{}", rig.tail());
+    assert_eq!(rig.chosen(0).quorum, Quorum::PrimaryAlone);
+    rig.restart(1);
+    rig.run(10_000);
+    rig.is_well(0);
+    rig.command(0, 1, Command::SwitchOver);
+    rig.until_serves(1, 500);
+    rig.run(100);
+    rig.is_well(1);
+    // A witness that is set later is enrolled, and majority rules.
+    rig.start_witness(false);
+    rig.run(15_000);
+    assert_eq!(rig.chosen(1).quorum, Quorum::Majority, "\n{}", rig.tail());
+    rig.kill(1);
+    rig.until_serves(0, 5000);
+}
+
+#[test]
 fn a_removed_group_leaves_tombstones() {
     let mut rig = in_sync();
     rig.command(0, 1, Command::Remove);
