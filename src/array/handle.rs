@@ -78,6 +78,10 @@ pub struct Shared {
     pub target_name: String,
     pub portals: Vec<std::net::SocketAddr>,
     pub peer_name: Option<String>,
+    /// Where the other array listens for replication.
+    pub peer_address: Option<std::net::SocketAddr>,
+    /// Data lanes this array wants; the smaller number of the two arrays counts.
+    pub lanes: u16,
     pub has_witness: bool,
     pub witness_address: Option<std::net::SocketAddr>,
     pub data_dir: Arc<DataDir>,

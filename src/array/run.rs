@@ -205,6 +205,11 @@ async fn serve(
         surroundings: Box::new(Outside(Arc::clone(&outside))),
         inputs: inputs.clone(),
     });
+    let lanes = config
+        .peer
+        .as_ref()
+        .and_then(|peer| peer.lanes)
+        .unwrap_or_else(|| u16::try_from(mailboxes.threads()).unwrap_or(u16::MAX));
     let handle = Handle::new(Shared {
         name: config.array.name.clone(),
         system_id: config.system_id(),
@@ -212,6 +217,8 @@ async fn serve(
         target_name: config.target_name(),
         portals: config.portal.listen.clone(),
         peer_name: config.peer.as_ref().map(|peer| peer.name.clone()),
+        peer_address: config.peer.as_ref().map(|peer| peer.address),
+        lanes,
         has_witness: config.witness.is_some(),
         witness_address: config.witness.as_ref().map(|witness| witness.address),
         data_dir: Arc::clone(&data_dir),
@@ -236,11 +243,7 @@ async fn serve(
         nonce: BootNonce(nonce),
         name: config.array.name.clone(),
         system: config.system_id(),
-        lanes: config
-            .peer
-            .as_ref()
-            .and_then(|peer| peer.lanes)
-            .unwrap_or_else(|| u16::try_from(mailboxes.threads()).unwrap_or(u16::MAX)),
+        lanes,
     };
     start_links(config, timers, &hello, &mailboxes, &volumes, &inputs).await?;
     let forward = inputs.clone();

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::{Client, Refusal};
+use super::client::{Client, Refusal, segment, vlun_path};
 use super::verbs::size_mib;
 
 /// Pause between looks at the groups while waiting.
@@ -89,14 +89,14 @@ pub fn apply(client: &Client, file: &Path, wait: bool, json: bool) -> Result<(),
     }
     for vlun in &objects.vlun {
         let Vlun { volume, host, lun } = vlun;
-        if !client.exists(&format!("/api/v1/vluns/{volume},{lun},{host}"))? {
+        if !client.exists(&vlun_path(volume, *lun, host)?)? {
             let body = json!({"volumeName": volume, "hostname": host, "lun": lun});
             client.post("/api/v1/vluns", &body)?;
             made.add(json, format!("VLUN {lun} of {volume} for {host}"));
         }
     }
     for group in objects.group.iter().filter(|group| group.started.unwrap_or(true)) {
-        let path = format!("/api/v1/remotecopygroups/{}", group.name);
+        let path = format!("/api/v1/remotecopygroups/{}", segment(&group.name));
         if client.get(&path)?["targets"][0]["state"] != 3 {
             match client.put(&path, &json!({"action": 3})) {
                 Err(error) if refusal(&error) == Some(215) => {}
@@ -113,7 +113,7 @@ pub fn apply(client: &Client, file: &Path, wait: bool, json: bool) -> Result<(),
         println!("everything is there already");
     }
     if wait {
-        wait_for_sync(client, json)?;
+        wait_for_sync(client, &objects.group, json)?;
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn refusal(error: &Failure) -> Option<u64> {
 
 fn apply_volume(client: &Client, volume: &Volume, json: bool, made: &mut Made) -> Result<(), Failure> {
     let mib = size_mib(&volume.size).map_err(|error| format!("volume {}: {error}", volume.name))?;
-    let path = format!("/api/v1/volumes/{}", volume.name);
+    let path = format!("/api/v1/volumes/{}", segment(&volume.name));
     if client.exists(&path)? {
         let has = client.get(&path)?["sizeMiB"].as_u64().unwrap_or(0);
         if has != mib {
@@ -145,7 +145,7 @@ fn apply_volume(client: &Client, volume: &Volume, json: bool, made: &mut Made) -
 }
 
 fn apply_host(client: &Client, host: &Host, json: bool, made: &mut Made) -> Result<(), Failure> {
-    let path = format!("/api/v1/hosts/{}", host.name);
+    let path = format!("/api/v1/hosts/{}", segment(&host.name));
     if !client.exists(&path)? {
         let body = json!({"name": host.name, "iSCSINames": host.iqns, "persona": host.persona});
         client.post("/api/v1/hosts", &body)?;
@@ -168,7 +168,7 @@ fn apply_host(client: &Client, host: &Host, json: bool, made: &mut Made) -> Resu
 }
 
 fn apply_group(client: &Client, group: &Group, json: bool, made: &mut Made) -> Result<(), Failure> {
-    let path = format!("/api/v1/remotecopygroups/{}", group.name);
+    let path = format!("/api/v1/remotecopygroups/{}", segment(&group.name));
     if !client.exists(&path)? {
         let body = json!({"name": group.name, "targets": [{"targetName": group.target, "mode": 1}]});
         let end = std::time::Instant::now() + PATIENCE;
@@ -182,7 +182,7 @@ fn apply_group(client: &Client, group: &Group, json: bool, made: &mut Made) -> R
         made.add(json, format!("remote copy group {}", group.name));
     }
     for volume in &group.volumes {
-        if !client.exists(&format!("{path}/volumes/{volume}"))? {
+        if !client.exists(&format!("{path}/volumes/{}", segment(volume)))? {
             let body = json!({
                 "action": 1, "volumeName": volume, "volumeAutoCreation": true,
                 "targets": [{"targetName": group.target, "secVolumeName": volume}],
@@ -194,15 +194,20 @@ fn apply_group(client: &Client, group: &Group, json: bool, made: &mut Made) -> R
     Ok(())
 }
 
-/// Shows progress until every started group is in sync.
-fn wait_for_sync(client: &Client, json: bool) -> Result<(), Failure> {
+/// Shows progress until every started group of the file is in sync.
+fn wait_for_sync(client: &Client, wanted: &[Group], json: bool) -> Result<(), Failure> {
     let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(0) };
     let style = ProgressStyle::with_template("copying {wide_bar} {pos}/{len} MiB");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut most = 0;
     loop {
         let picture = client.get("/api/twinlun/rcopy")?;
-        let groups: Vec<&Value> = picture["groups"].as_array().into_iter().flatten().collect();
+        let groups: Vec<&Value> = picture["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|group| wanted.iter().any(|wanted| group["name"] == wanted.name.as_str()))
+            .collect();
         if groups.iter().all(|group| group["started"] != true || group["inSync"] == true) {
             bar.finish_and_clear();
             if !json {

@@ -10,6 +10,8 @@ use super::Failure;
 
 /// Longest any request may take: a switchover is decided long before.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Where the API listens unless the configuration says otherwise.
+const PORT: u16 = 8008;
 const SESSION_KEY: &str = "X-HP3PAR-WSAPI-SessionKey";
 
 /// A refusal of the array, in its own words.
@@ -18,6 +20,8 @@ pub struct Refusal {
     pub status: u16,
     pub code: u64,
     pub desc: String,
+    /// The offending member of the request.
+    pub reference: Option<String>,
 }
 
 impl fmt::Display for Refusal {
@@ -35,16 +39,43 @@ pub struct Client {
     key: String,
 }
 
+/// A name as one segment of a path: whatever an operator types names one object or none, never
+/// another one (a `?` or `/` would end the segment).
+pub fn segment(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // Clients and servers take these for "here" and "above".
+    match path.as_str() {
+        "." => "%2E".into(),
+        ".." => "%2E%2E".into(),
+        _ => path,
+    }
+}
+
+/// Path of a VLUN; its id is `volume,lun,host`, so that no name may hold a comma.
+pub fn vlun_path(volume: &str, lun: u16, host: &str) -> Result<String, Failure> {
+    if let Some(name) = [volume, host].into_iter().find(|name| name.contains(',')) {
+        return Err(format!("`{name}` is no name: names have no commas").into());
+    }
+    Ok(format!("/api/v1/vluns/{},{lun},{}", segment(volume), segment(host)))
+}
+
 impl Client {
     /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array.
     ///
     /// # Errors
     /// No such address, no way to log in, or the array does not answer.
     pub fn new(array: &str) -> Result<Self, Failure> {
-        let address: SocketAddr =
-            array.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
-                format!("`{array}` is no address; write ADDRESS:PORT (--array or TWINLUN_ARRAY)")
-            })?;
+        let with_port = array.to_socket_addrs().or_else(|_| (array, PORT).to_socket_addrs());
+        let address: SocketAddr = with_port.ok().and_then(|mut found| found.next()).ok_or_else(|| {
+            format!("`{array}` is no address; write ADDRESS or ADDRESS:PORT (--array or TWINLUN_ARRAY)")
+        })?;
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
@@ -122,6 +153,21 @@ impl Client {
         }
         let said: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         let desc = said["desc"].as_str().map_or_else(|| format!("HTTP status {status}"), str::to_owned);
-        Err(Box::new(Refusal { status, code: said["code"].as_u64().unwrap_or(0), desc }))
+        let reference = said["ref"].as_str().map(str::to_owned);
+        Err(Box::new(Refusal { status, code: said["code"].as_u64().unwrap_or(0), desc, reference }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{segment, vlun_path};
+
+    #[test]
+    fn a_name_never_reaches_beyond_its_segment() {
+        assert_eq!(segment("vmfs.0-a_b"), "vmfs.0-a_b");
+        assert_eq!(segment("v?x/../y#z %"), "v%3Fx%2F..%2Fy%23z%20%25");
+        assert_eq!(segment(".."), "%2E%2E");
+        assert_eq!(vlun_path("v", 1, "h").unwrap(), "/api/v1/vluns/v,1,h");
+        assert!(vlun_path("v,1,h", 5, "x").is_err());
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod show;
 mod verbs;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +23,10 @@ use crate::config::{ArrayConfig, WitnessConfig};
     after_help = "Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage."
 )]
 struct Arguments {
-    /// Management address of the array that is meant (ADDRESS:PORT).
+    /// Management address of the array that is meant (ADDRESS or ADDRESS:PORT).
     #[arg(long, global = true, env = "TWINLUN_ARRAY", default_value = "127.0.0.1:8008")]
     array: String,
-    /// Machine-readable output.
+    /// Machine-readable output; a refusal too, as an object on standard error.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -38,11 +39,17 @@ enum Verb {
     Array {
         #[arg(long)]
         config: PathBuf,
+        /// Takes the place of the file's `data_dir`.
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
     },
     /// Run a quorum witness in the foreground.
     Witness {
         #[arg(long)]
         config: PathBuf,
+        /// Takes the place of the file's `data_dir`.
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
     },
     /// Make the objects of a TOML file, as far as they are not there yet.
     Apply {
@@ -65,11 +72,33 @@ enum Verb {
 /// Anything that ends the program with status 1; its words are for a person.
 type Failure = Box<dyn std::error::Error>;
 
+/// Options that the real array's CLI spells with one dash.
+const ONE_DASH: [&str; 5] = ["-tpvv", "-iscsi", "-persona", "-path", "-comment"];
+
+/// The arguments with those options spelled as here.
+fn spelled(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    arguments.map(|argument| match argument.to_str() {
+        Some(text) if ONE_DASH.contains(&text) => format!("-{text}").into(),
+        _ => argument,
+    })
+}
+
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(spelled(std::env::args_os()));
     match carry_out(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if arguments.json => {
+            let refusal = error.downcast_ref::<client::Refusal>();
+            let said = serde_json::json!({
+                "error": error.to_string(),
+                "code": refusal.map(|refusal| refusal.code),
+                "status": refusal.map(|refusal| refusal.status),
+                "ref": refusal.and_then(|refusal| refusal.reference.as_deref()),
+            });
+            eprintln!("{said}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("twinlun: {error}");
             ExitCode::FAILURE
@@ -89,15 +118,17 @@ fn log() {
 
 fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.verb {
-        Verb::Array { config } => {
-            let config = ArrayConfig::load(config)?;
+        Verb::Array { config, data_dir } => {
+            let mut config = ArrayConfig::load(config)?;
+            config.array.data_dir = data_dir.clone().unwrap_or(config.array.data_dir);
             log();
             end_on_panic();
             let timers = config.timers.timers()?;
             Ok(crate::array::run(&config, timers)?)
         }
-        Verb::Witness { config } => {
-            let config = WitnessConfig::load(config)?;
+        Verb::Witness { config, data_dir } => {
+            let mut config = WitnessConfig::load(config)?;
+            config.witness.data_dir = data_dir.clone().unwrap_or(config.witness.data_dir);
             log();
             end_on_panic();
             let timers = config.timers.timers()?;

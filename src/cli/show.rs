@@ -24,8 +24,13 @@ fn print(mut table: Table, numbers: &[usize]) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    write_lines(&table, "");
+}
+
+/// The table's lines without the padding around them.
+fn write_lines(table: &Table, indent: &str) {
     for line in table.to_string().lines() {
-        println!("{}", line.trim_end());
+        println!("{indent}{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
     }
 }
 
@@ -142,11 +147,30 @@ pub fn events(value: &Value, json: bool) {
     if raw(value, json) {
         return;
     }
-    let mut rows = table(&["Time", "Group", "Epoch", "Event"]);
+    let mut rows = table(&["Time (UTC)", "Group", "Epoch", "Event"]);
     for event in members(value) {
-        rows.add_row(["time", "group", "epoch", "text"].map(|name| text(&event[name])));
+        let time = event["time"].as_u64().map_or_else(|| "-".into(), calendar);
+        let [group, epoch, said] = ["group", "epoch", "text"].map(|name| text(&event[name]));
+        rows.add_row([time, group, epoch, said]);
     }
-    print(rows, &[0, 2]);
+    print(rows, &[2]);
+}
+
+/// Date and time (UTC) of seconds since 1970.
+fn calendar(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years of 366 or 365 days, counted from a 1 March, so that the leap day comes last: the days
+    // since 1 March of year 0 are split into 400, 100, 4 and 1 years.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + carry;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
 /// The layout of the real array, with the reason in words whenever this array does not serve.
@@ -155,23 +179,28 @@ pub fn remote_copy(value: &Value, json: bool) {
         return;
     }
     println!("Remote Copy System Information");
-    println!("Status: Started, Normal");
+    println!("Status: {}", if value["target"].is_null() { "Not started" } else { "Started, Normal" });
     println!("\nTarget Information");
     let mut rows = table(&["Name", "ID", "Type", "Status", "Options", "Policy"]);
     let target = text(&value["target"]);
     if !value["target"].is_null() {
         let status = if value["targetUp"] == true { "ready" } else { "failed" };
-        rows.add_row([target.as_str(), "2", "IP", status, "-", "mirror_config"]);
+        let id = text(&value["targetId"]);
+        rows.add_row([target.as_str(), &id, "IP", status, "-", "mirror_config"]);
     }
     print(rows, &[1]);
     println!("\nLink Information");
-    let mut rows = table(&["Target", "Node", "Status", "Options"]);
-    for lane in value["lanes"].as_array().into_iter().flatten() {
-        rows.add_row([target.clone(), format!("lane{lane}"), "Up".into(), "-".into()]);
+    let mut rows = table(&["Target", "Node", "Address", "Status", "Options"]);
+    for link in value["links"].as_array().into_iter().flatten() {
+        let options = "-".to_owned();
+        let [target, node, address, status] =
+            ["target", "node", "address", "status"].map(|name| text(&link[name]));
+        rows.add_row([target, node, address, status, options]);
     }
     if !value["witnessAddress"].is_null() {
         let status = if value["witnessUp"] == true { "Up" } else { "Down" };
-        rows.add_row(["witness".into(), text(&value["witnessAddress"]), status.to_owned(), "-".into()]);
+        let address = text(&value["witnessAddress"]);
+        rows.add_row(["witness", "-", &address, status, "-"]);
     }
     print(rows, &[]);
     println!("\nGroup Information");
@@ -199,24 +228,41 @@ pub fn remote_copy(value: &Value, json: bool) {
                 Value::Number(left) => format!("{} ({left} MiB left)", text(&group["sync"])),
                 _ => text(&group["sync"]),
             };
-            let id = text(&volume["id"]);
             rows.add_row([
                 text(&volume["localVolume"]),
-                id.clone(),
+                text(&volume["id"]),
                 text(&volume["remoteVolume"]),
-                id,
+                // The other array's own number of it is not known here.
+                "-".into(),
                 sync,
                 "NA".into(),
             ]);
         }
-        for line in rows.to_string().lines() {
-            println!("  {}", line.trim_end());
-        }
+        write_lines(&rows, "  ");
         if group["serves"] != true {
             println!("  This array does not serve: {}", text(&group["reason"]));
         } else if group["witness"] != true && group["quorum"] == "majority" {
             println!("  The witness is not reached: no automatic failover until it is.");
         }
         println!("  Epoch {}, quorum {}", text(&group["epoch"]), text(&group["quorum"]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::calendar;
+
+    #[test]
+    fn seconds_become_dates() {
+        for (seconds, date) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (951_868_800, "2000-03-01 00:00:00"),
+            (1_795_430_781, "2026-11-23 10:46:21"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(calendar(seconds), date);
+        }
     }
 }

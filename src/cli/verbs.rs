@@ -4,12 +4,15 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::client::Client;
+use super::client::{Client, segment, vlun_path};
 use super::show;
 
 #[derive(Debug, Subcommand)]
 pub enum Operator {
-    /// Make a virtual volume, e.g. `createvv vmfs.0 10G`.
+    /// Make a virtual volume.
+    #[command(
+        after_help = "Examples:\n  twinlun createvv -tpvv vmfs.0 10G\n  twinlun createvv raw.1 2T --path /dev/disk/by-id/nvme-X"
+    )]
     Createvv {
         /// Thin provisioned (always so here).
         #[arg(long)]
@@ -24,10 +27,18 @@ pub enum Operator {
         comment: Option<String>,
     },
     /// Remove a virtual volume that is neither exported nor mirrored.
-    Removevv { name: String },
+    Removevv {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        name: String,
+    },
     /// List virtual volumes.
     Showvv,
-    /// Make a host of initiator names, e.g. `createhost esx1 iqn.1998-01.com.vmware:esx1`.
+    /// Make a host of initiator names.
+    #[command(
+        after_help = "Example:\n  twinlun createhost -iscsi -persona 8 esx1 iqn.1998-01.com.vmware:esx1"
+    )]
     Createhost {
         #[arg(long)]
         iscsi: bool,
@@ -38,35 +49,73 @@ pub enum Operator {
         iqns: Vec<String>,
     },
     /// Remove a host that sees no volume.
-    Removehost { name: String },
+    Removehost {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        name: String,
+    },
     /// List hosts and their initiators.
     Showhost,
-    /// Export a volume to a host, e.g. `createvlun vmfs.0 1 esx1`; `auto` takes the lowest free LUN.
+    /// Export a volume to a host; `auto` takes the lowest free LUN.
+    #[command(
+        after_help = "Examples:\n  twinlun createvlun vmfs.0 1 esx1\n  twinlun createvlun vmfs.0 auto esx1"
+    )]
     Createvlun { volume: String, lun: String, host: String },
     /// Take an export back.
-    Removevlun { volume: String, lun: u16, host: String },
+    Removevlun {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        volume: String,
+        lun: u16,
+        host: String,
+    },
     /// List exports and the paths that are logged in.
     Showvlun,
     /// List iSCSI ports.
     Showport,
     /// Name, model and serial number of the array.
     Showsys,
-    /// Make a remote copy group here, its natural primary: `creatercopygroup vmfs array-b:sync`.
+    /// Make a remote copy group; this array becomes its natural primary.
+    #[command(after_help = "Example:\n  twinlun creatercopygroup vmfs array-b:sync")]
     Creatercopygroup { group: String, target: String },
     /// Remove a stopped remote copy group, on both arrays.
-    Removercopygroup { group: String },
-    /// Mirror a volume: `admitrcopyvv vmfs.0 vmfs array-b:vmfs.0`; it is made there if need be.
+    Removercopygroup {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
+    /// Mirror a volume in a group; it is made on the other array if need be.
+    #[command(after_help = "Example:\n  twinlun admitrcopyvv vmfs.0 vmfs array-b:vmfs.0")]
     Admitrcopyvv { volume: String, group: String, target: String },
     /// Take a volume out of a stopped group.
-    Dismissrcopyvv { volume: String, group: String },
+    Dismissrcopyvv {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        volume: String,
+        group: String,
+    },
     /// Begin to mirror a group.
     Startrcopygroup { group: String },
     /// Mirror a group no longer.
-    Stoprcopygroup { group: String },
+    Stoprcopygroup {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
     /// Show remote copy: target, links, groups, roles, and why an array does not serve.
     Showrcopy,
     /// Change roles or policies of a group.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  twinlun setrcopygroup switchover vmfs           on the primary\n  \
+                      twinlun setrcopygroup failover vmfs.r1         on the secondary of a stopped group\n  \
+                      twinlun setrcopygroup pol no_auto_failover vmfs"
+    )]
     Setrcopygroup(Setrcopygroup),
     /// Show what happened, arbitration with its epochs.
     Showeventlog,
@@ -77,7 +126,12 @@ pub enum Operator {
 #[derive(Debug, Subcommand)]
 pub enum Setrcopygroup {
     /// Swap roles; nothing failed, nothing is lost.
-    Switchover { group: String },
+    Switchover {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
     /// Take the secondary of a stopped group into office.
     Failover { group: String },
     /// Switch policies on or off.
@@ -86,7 +140,7 @@ pub enum Setrcopygroup {
 
 #[derive(Debug, Args)]
 pub struct Policies {
-    /// Policy: auto_failover, path_management, auto_recover; with `no_` before it: off.
+    /// auto_failover, path_management, auto_recover, several with commas between; `no_` before: off.
     policy: String,
     group: String,
 }
@@ -125,13 +179,17 @@ impl Operator {
                     json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
                 done(client.post("/api/v1/volumes", &body)?);
             }
-            Self::Removevv { name } => done(client.delete(&format!("/api/v1/volumes/{name}"))?),
+            Self::Removevv { name, .. } => {
+                done(client.delete(&format!("/api/v1/volumes/{}", segment(name)))?)
+            }
             Self::Showvv => show::volumes(&client.get("/api/v1/volumes")?, json),
             Self::Createhost { iscsi: _, persona, name, iqns } => {
                 let body = json!({"name": name, "iSCSINames": iqns, "persona": persona});
                 done(client.post("/api/v1/hosts", &body)?);
             }
-            Self::Removehost { name } => done(client.delete(&format!("/api/v1/hosts/{name}"))?),
+            Self::Removehost { name, .. } => {
+                done(client.delete(&format!("/api/v1/hosts/{}", segment(name)))?)
+            }
             Self::Showhost => show::hosts(&client.get("/api/v1/hosts")?, json),
             Self::Createvlun { volume, lun, host } => {
                 let mut body = json!({"volumeName": volume, "hostname": host});
@@ -144,8 +202,8 @@ impl Operator {
                 }
                 done(client.post("/api/v1/vluns", &body)?);
             }
-            Self::Removevlun { volume, lun, host } => {
-                done(client.delete(&format!("/api/v1/vluns/{volume},{lun},{host}"))?);
+            Self::Removevlun { volume, lun, host, .. } => {
+                done(client.delete(&vlun_path(volume, *lun, host)?)?);
             }
             Self::Showvlun => show::vluns(&client.get("/api/v1/vluns")?, json),
             Self::Showport => show::ports(&client.get("/api/v1/ports")?, json),
@@ -158,8 +216,8 @@ impl Operator {
                 let body = json!({"name": group, "targets": [{"targetName": target, "mode": 1}]});
                 done(client.post("/api/v1/remotecopygroups", &body)?);
             }
-            Self::Removercopygroup { group } => {
-                done(client.delete(&format!("/api/v1/remotecopygroups/{group}"))?);
+            Self::Removercopygroup { group, .. } => {
+                done(client.delete(&format!("/api/v1/remotecopygroups/{}", segment(group)))?);
             }
             Self::Admitrcopyvv { volume, group, target: to } => {
                 let (target, remote) = target(to)?;
@@ -167,17 +225,27 @@ impl Operator {
                     "action": 1, "volumeName": volume, "volumeAutoCreation": true,
                     "targets": [{"targetName": target, "secVolumeName": remote}],
                 });
-                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &body)?);
+                done(client.put(&format!("/api/v1/remotecopygroups/{}", segment(group)), &body)?);
             }
-            Self::Dismissrcopyvv { volume, group } => {
+            Self::Dismissrcopyvv { volume, group, .. } => {
                 let body = json!({"action": 2, "volumeName": volume});
-                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &body)?);
+                done(client.put(&format!("/api/v1/remotecopygroups/{}", segment(group)), &body)?);
             }
             Self::Startrcopygroup { group } => {
-                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 3}))?);
+                done(
+                    client.put(
+                        &format!("/api/v1/remotecopygroups/{}", segment(group)),
+                        &json!({"action": 3}),
+                    )?,
+                );
             }
-            Self::Stoprcopygroup { group } => {
-                done(client.put(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 4}))?);
+            Self::Stoprcopygroup { group, .. } => {
+                done(
+                    client.put(
+                        &format!("/api/v1/remotecopygroups/{}", segment(group)),
+                        &json!({"action": 4}),
+                    )?,
+                );
             }
             Self::Showrcopy => show::remote_copy(&client.get("/api/twinlun/rcopy")?, json),
             Self::Setrcopygroup(set) => done(set.carry_out(client)?),
@@ -191,24 +259,31 @@ impl Operator {
 impl Setrcopygroup {
     fn carry_out(&self, client: &Client) -> Result<Value, Failure> {
         match self {
-            Self::Switchover { group } => {
-                client.post(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 8}))
+            Self::Switchover { group, .. } => {
+                client.post(&format!("/api/v1/remotecopygroups/{}", segment(group)), &json!({"action": 8}))
             }
             Self::Failover { group } => {
-                client.post(&format!("/api/v1/remotecopygroups/{group}"), &json!({"action": 7}))
+                client.post(&format!("/api/v1/remotecopygroups/{}", segment(group)), &json!({"action": 7}))
             }
             Self::Pol(Policies { policy, group }) => {
-                let (on, name) = match policy.strip_prefix("no_") {
-                    Some(name) => (false, name),
-                    None => (true, policy.as_str()),
-                };
-                let member = match name {
-                    "auto_failover" => "autoFailover",
-                    "path_management" => "pathManagement",
-                    "auto_recover" => "autoRecover",
-                    _ => return Err(format!("there is no policy `{name}`").into()),
-                };
-                client.put(&format!("/api/twinlun/rcopy/{group}"), &json!({member: on}))
+                let mut body = serde_json::Map::new();
+                for policy in policy.split(',') {
+                    let (on, name) = match policy.strip_prefix("no_") {
+                        Some(name) => (false, name),
+                        None => (true, policy),
+                    };
+                    let member = match name {
+                        "auto_failover" => "autoFailover",
+                        "path_management" => "pathManagement",
+                        "auto_recover" => "autoRecover",
+                        _ => {
+                            let known = "auto_failover, path_management, auto_recover (no_ before: off)";
+                            return Err(format!("there is no policy `{name}`; there are {known}").into());
+                        }
+                    };
+                    body.insert(member.into(), on.into());
+                }
+                client.put(&format!("/api/twinlun/rcopy/{}", segment(group)), &body.into())
             }
         }
     }

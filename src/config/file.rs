@@ -10,7 +10,9 @@ use thiserror::Error;
 
 use crate::arbitration::{Side, TimerError, Timers};
 
+use super::address;
 use super::duration::Milliseconds;
+use super::place::line_of;
 
 /// Most data threads: one per core of a large machine.
 const DATA_THREADS_MAX: u16 = 64;
@@ -22,12 +24,12 @@ pub enum ConfigError {
     #[error("cannot read {path}: {source}", path = path.display())]
     Read { path: PathBuf, source: io::Error },
     /// The parser's own words name the key, its line, and what was expected there.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {problem}", path = path.display(), problem = in_words(source))]
     Syntax { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("{path}: {key}: {problem}", path = path.display())]
-    Value { path: PathBuf, key: &'static str, problem: String },
-    #[error("{path}: [timers]: {source}", path = path.display())]
-    Timers { path: PathBuf, source: TimerError },
+    #[error("{path}, line {line}: {key}: {problem}", path = path.display())]
+    Value { path: PathBuf, line: usize, key: &'static str, problem: String },
+    #[error("{path}, line {line}: [timers]: {source}", path = path.display())]
+    Timers { path: PathBuf, line: usize, source: TimerError },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -96,7 +98,8 @@ pub struct ArrayIdentity {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Portal {
-    /// Addresses hosts log in to, e.g. `["192.0.2.1:3260"]`.
+    /// Addresses hosts log in to, e.g. `["192.0.2.1:3260"]`; the port may be left out.
+    #[serde(deserialize_with = "address::portals")]
     pub listen: Vec<SocketAddr>,
     /// Own target name; default: made from the array's name.
     #[serde(default)]
@@ -109,8 +112,10 @@ pub struct Peer {
     /// Name of the other array (its `[array] name`).
     pub name: String,
     /// Where this array listens for the other one.
+    #[serde(deserialize_with = "address::socket")]
     pub listen: SocketAddr,
     /// Where the other array listens.
+    #[serde(deserialize_with = "address::socket")]
     pub address: SocketAddr,
     #[serde(default)]
     pub lanes: Option<u16>,
@@ -122,6 +127,7 @@ pub struct Peer {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WitnessClient {
+    #[serde(deserialize_with = "address::socket")]
     pub address: SocketAddr,
     #[serde(default)]
     pub allow_plaintext: bool,
@@ -130,6 +136,7 @@ pub struct WitnessClient {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Management {
+    #[serde(deserialize_with = "address::socket")]
     pub listen: SocketAddr,
     pub allow_plaintext: bool,
     /// File with users and salted hashes, mode 0600; default: `users` in `data_dir`.
@@ -161,6 +168,24 @@ pub struct TimersConfig {
     pub rejoin_delay: Option<Milliseconds>,
     pub rejoin_delay_max: Option<Milliseconds>,
 }
+
+/// Longest names first, so that a rule that names `rejoin_delay_max` does not find `rejoin_delay`.
+const TIMER_KEYS: [&str; 14] = [
+    "rejoin_delay_max",
+    "rejoin_delay",
+    "lane_timeout",
+    "link_timeout",
+    "mirror_timeout",
+    "disk_timeout",
+    "switchover_hold",
+    "promote_hold",
+    "witness_lost_after",
+    "start_wait",
+    "voter_margin",
+    "heartbeat",
+    "renewal",
+    "lease",
+];
 
 impl TimersConfig {
     /// The timers with the defaults filled in, and their sums checked.
@@ -208,6 +233,7 @@ pub struct WitnessConfig {
 #[serde(deny_unknown_fields)]
 pub struct WitnessIdentity {
     pub name: String,
+    #[serde(deserialize_with = "address::socket")]
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
     /// Where the proof of continuity lies: a file system that a reboot empties.
@@ -217,12 +243,55 @@ pub struct WitnessIdentity {
     pub allow_plaintext: bool,
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
+/// A file's text, kept to tell lines by.
+struct Source<'a> {
+    path: &'a Path,
+    text: String,
 }
+
+impl<'a> Source<'a> {
+    fn read(path: &'a Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Ok(Self { path, text })
+    }
+
+    fn parse<T: for<'de> Deserialize<'de>>(&self) -> Result<T, ConfigError> {
+        toml::from_str(&self.text)
+            .map_err(|source| ConfigError::Syntax { path: self.path.to_owned(), source: Box::new(source) })
+    }
+
+    /// A value that parses and is wrong all the same.
+    fn wrong(&self, (key, problem): Wrong) -> ConfigError {
+        let line = line_of(&self.text, key).unwrap_or(1);
+        ConfigError::Value { path: self.path.to_owned(), line, key, problem }
+    }
+
+    /// A sum of timers; the line is that of the first timer in the sum that the file sets.
+    fn wrong_timers(&self, source: TimerError) -> ConfigError {
+        let rule = source.to_string();
+        let table = line_of(&self.text, "timers");
+        let set =
+            |key: &&&str| rule.contains(**key) && line_of(&self.text, &format!("timers.{key}")) != table;
+        let line = match TIMER_KEYS.iter().find(set) {
+            Some(key) => line_of(&self.text, &format!("timers.{key}")),
+            None => table,
+        };
+        ConfigError::Timers { path: self.path.to_owned(), line: line.unwrap_or(1), source }
+    }
+}
+
+/// The parser's message with an operator's words for the types of this program.
+fn in_words(error: &toml::de::Error) -> String {
+    let mut message = error.to_string();
+    for integer in ["u8", "u16", "u32"] {
+        message = message.replace(&format!("expected {integer}"), "expected a whole number without quotes");
+    }
+    message
+}
+
+/// A key and what is wrong with its value.
+type Wrong = (&'static str, String);
 
 /// Paths in a file are relative to the file.
 fn beside(file: &Path, path: &mut PathBuf) {
@@ -231,7 +300,7 @@ fn beside(file: &Path, path: &mut PathBuf) {
     }
 }
 
-fn plaintext(key: &'static str, address: SocketAddr, allowed: bool) -> Result<(), (&'static str, String)> {
+fn plaintext(key: &'static str, address: SocketAddr, allowed: bool) -> Result<(), Wrong> {
     if allowed || address.ip().is_loopback() {
         return Ok(());
     }
@@ -248,18 +317,18 @@ impl ArrayConfig {
     /// # Errors
     /// Unknown keys, bad values, sums of timers that break a gap: with key, line and advice.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = read(path)?;
+        let source = Source::read(path)?;
+        let mut config: Self = source.parse()?;
         beside(path, &mut config.array.data_dir);
         if let Some(users) = &mut config.management.users {
             beside(path, users);
         }
-        let path = || path.to_owned();
-        config.check().map_err(|(key, problem)| ConfigError::Value { path: path(), key, problem })?;
-        config.timers.timers().map_err(|source| ConfigError::Timers { path: path(), source })?;
+        config.check().map_err(|wrong| source.wrong(wrong))?;
+        config.timers.timers().map_err(|error| source.wrong_timers(error))?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    fn check(&self) -> Result<(), Wrong> {
         name("array.name", &self.array.name)?;
         if let Some(threads) = self.array.data_threads
             && !(1..=DATA_THREADS_MAX).contains(&threads)
@@ -279,6 +348,10 @@ impl ArrayConfig {
             );
             return Err(("portal.listen", problem));
         }
+        let listen = &self.portal.listen;
+        if let Some(twice) = listen.iter().enumerate().find(|(at, portal)| listen[..*at].contains(portal)) {
+            return Err(("portal.listen", format!("{} is listed twice; leave one out", twice.1)));
+        }
         if let Some(target) = &self.portal.target
             && !(target.starts_with("iqn.") && target.len() <= 223)
         {
@@ -296,6 +369,13 @@ impl ArrayConfig {
                 && !(1..=LANES_MAX).contains(&lanes)
             {
                 return Err(("peer.lanes", format!("{lanes} is not between 1 and {LANES_MAX}")));
+            }
+            if peer.listen == peer.address {
+                let problem = format!(
+                    "{} is where this array listens (peer.listen); give the address the other array listens on",
+                    peer.address
+                );
+                return Err(("peer.address", problem));
             }
             plaintext("peer.listen", peer.listen, peer.allow_plaintext)?;
             plaintext("peer.address", peer.address, peer.allow_plaintext)?;
@@ -330,7 +410,8 @@ impl WitnessConfig {
     /// # Errors
     /// As [`ArrayConfig::load`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = read(path)?;
+        let source = Source::read(path)?;
+        let mut config: Self = source.parse()?;
         beside(path, &mut config.witness.data_dir);
         if let Some(run_dir) = &mut config.witness.run_dir {
             beside(path, run_dir);
@@ -338,14 +419,14 @@ impl WitnessConfig {
         let witness = &config.witness;
         name("witness.name", &witness.name)
             .and_then(|()| plaintext("witness.listen", witness.listen, witness.allow_plaintext))
-            .map_err(|(key, problem)| ConfigError::Value { path: path.to_owned(), key, problem })?;
-        config.timers.timers().map_err(|source| ConfigError::Timers { path: path.to_owned(), source })?;
+            .map_err(|wrong| source.wrong(wrong))?;
+        config.timers.timers().map_err(|error| source.wrong_timers(error))?;
         Ok(config)
     }
 }
 
 /// Names of arrays and witnesses: 1 to 24 letters, digits and hyphens (an iSCSI name is made of it).
-fn name(key: &'static str, name: &str) -> Result<(), (&'static str, String)> {
+fn name(key: &'static str, name: &str) -> Result<(), Wrong> {
     let fits = (1..=24).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fits {

@@ -1,8 +1,10 @@
 //! The TOML configuration: keys, bounds, errors with line and advice. It holds only what a daemon
 //! needs to start; objects are made through the management API.
 
+mod address;
 mod duration;
 mod file;
+mod place;
 #[cfg(test)]
 mod tests;
 

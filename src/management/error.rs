@@ -90,6 +90,10 @@ impl From<ObjectError> for ApiError {
             ObjectError::NoLunFree { .. } | ObjectError::TooMany { .. } => Self::new(400, 28, desc),
             ObjectError::BadLun(_) => Self::new(400, 28, desc).about("lun"),
             ObjectError::InitiatorTaken { .. } => Self::new(409, 73, desc),
+            ObjectError::BadName { name, .. } if name.is_empty() => Self::new(400, 45, desc).about("name"),
+            ObjectError::BadName { why, .. } if why.contains("characters") => {
+                Self::new(400, 57, desc).about("name")
+            }
             ObjectError::BadName { .. } => Self::new(400, 69, desc).about("name"),
             ObjectError::GroupStarted { .. } => Self::new(403, 215, desc),
         }

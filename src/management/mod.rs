@@ -4,6 +4,7 @@
 //! command line is a client like any other.
 
 mod auth;
+mod bounds;
 mod error;
 mod metrics;
 mod objects;

@@ -16,6 +16,7 @@ use crate::arbitration::{InSync, Quorum};
 use crate::array::Links;
 use crate::group::{GroupState, PathView, Role, SyncStatus};
 use crate::store::objects::{Group, Objects};
+use crate::wire::Hello;
 
 pub fn routes() -> Router<Api> {
     Router::new()
@@ -98,7 +99,6 @@ fn volumes_json(objects: &Objects, group: &Group, view: Option<&PathView>) -> Ve
                 "remoteVolumes": [{
                     "targetName": group.target,
                     "remoteVolumeName": member.remote_name,
-                    "remoteVolumeID": 0,
                     "syncStatus": sync_number(sync),
                 }],
             })
@@ -314,13 +314,14 @@ async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<Stat
     Ok(StatusCode::ACCEPTED)
 }
 
-fn target_json(api: &Api, name: &str, up: bool) -> Json {
+fn target_json(api: &Api, name: &str, peer: Option<&Hello>) -> Json {
     json!({
-        "id": 2,
+        // Not known before the other array was reached: absent then.
+        "id": peer.map(|peer| peer.system),
         "name": name,
         "type": 1,
         // 3 is ready; the numbers of other states are not public.
-        "status": if up { 3 } else { 4 },
+        "status": if peer.is_some() { 3 } else { 4 },
         "policies": {"mirrorConfig": true},
         "quorumIpAddress": api.handle.witness_address.map(|address| address.ip().to_string()),
     })
@@ -328,7 +329,7 @@ fn target_json(api: &Api, name: &str, up: bool) -> Json {
 
 async fn target_list(api: &Api) -> Result<Vec<Json>, ApiError> {
     let links = api.handle.links().await?;
-    Ok(api.handle.peer_name.iter().map(|name| target_json(api, name, links.peer.is_some())).collect())
+    Ok(api.handle.peer_name.iter().map(|name| target_json(api, name, links.peer.as_ref())).collect())
 }
 
 async fn targets(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
@@ -341,13 +342,18 @@ async fn target(State(api): State<Api>, Path(name): Path<String>) -> Result<axum
     found.map(axum::Json).ok_or_else(missing)
 }
 
+/// Every lane there should be, and whether it is up.
 fn links_json(api: &Api, links: &Links) -> Vec<Json> {
     let Some(peer) = &api.handle.peer_name else { return Vec::new() };
-    let lanes = links
-        .lanes
-        .iter()
-        .map(|lane| json!({"target": peer, "node": format!("lane{}", lane.0), "status": "Up"}));
-    lanes.collect()
+    let wanted = links.peer.as_ref().map_or(api.handle.lanes, |peer| peer.lanes.min(api.handle.lanes));
+    let address = api.handle.peer_address.map(|address| address.ip().to_string());
+    (0..wanted)
+        .map(|lane| {
+            let up = links.lanes.iter().any(|open| open.0 == lane);
+            let status = if up { "Up" } else { "Down" };
+            json!({"target": peer, "node": format!("lane{lane}"), "address": address, "status": status})
+        })
+        .collect()
 }
 
 async fn links(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
@@ -358,7 +364,9 @@ async fn links(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
 async fn remote_copy(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
     let links = api.handle.links().await?;
     let links = links_json(&api, &links);
-    Ok(axum::Json(json!({"mode": 2, "status": 1, "asyncEnabled": false, "links": links})))
+    // 1: none, without another array; 2: started.
+    let mode = if api.handle.peer_name.is_some() { 2 } else { 1 };
+    Ok(axum::Json(json!({"mode": mode, "status": 1, "asyncEnabled": false, "links": links})))
 }
 
 /// Everything `showrcopy` shows.
@@ -418,7 +426,9 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
     Ok(axum::Json(json!({
         "name": handle.name,
         "target": handle.peer_name,
+        "targetId": links.peer.as_ref().map(|peer| peer.system),
         "targetUp": links.peer.is_some(),
+        "links": links_json(&api, &links),
         "lanes": links.lanes.iter().map(|lane| lane.0).collect::<Vec<_>>(),
         "witnessAddress": handle.witness_address.map(|address| address.to_string()),
         "witnessUp": links.witness.is_some(),

@@ -13,15 +13,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde_json::json;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::auth::{Auth, UsersError};
+use super::bounds::Bounded;
 use super::error::ApiError;
 use super::{Json, metrics, objects, remotecopy, token};
 use crate::array::Handle;
 use crate::config::Management;
 
-/// Largest request body in bytes.
-const BODY_MAX: usize = 1 << 20;
+/// Largest request body in bytes: the longest that clients send are a host's few initiators. Every
+/// connection may hold one, so this times `bounds::CONNECTIONS_MAX` is what all of them may hold.
+const BODY_MAX: usize = 256 << 10;
+/// Passwords checked at the same time: each takes 19 MiB of memory and a core for some 50 ms.
+const LOGINS_AT_ONCE: usize = 2;
 /// Header with the session key; WSAPI clients spell it in several cases.
 const SESSION_KEY: &str = "x-hp3par-wsapi-sessionkey";
 
@@ -40,6 +45,7 @@ pub enum ServeError {
 pub struct Api {
     pub handle: Handle,
     pub auth: Arc<Auth>,
+    logins: Arc<Semaphore>,
     loopback: bool,
 }
 
@@ -58,9 +64,10 @@ pub async fn serve(config: &Management, handle: Handle) -> Result<tokio::task::A
     let users = config.users.clone().unwrap_or_else(|| handle.data_dir.path().join("users"));
     let local = token::make_token(address).map_err(ServeError::Token)?;
     let auth = Arc::new(Auth::new(users, local)?);
-    let api = Api { handle, auth, loopback: address.ip().is_loopback() };
+    let logins = Arc::new(Semaphore::new(LOGINS_AT_ONCE));
+    let api = Api { handle, auth, logins, loopback: address.ip().is_loopback() };
     let server = async move {
-        if let Err(error) = axum::serve(listener, router(api)).await {
+        if let Err(error) = axum::serve(Bounded::new(listener), router(api)).await {
             tracing::error!(%error, "the management API has ended");
         }
     };
@@ -83,7 +90,24 @@ fn router(api: Api) -> Router {
             ApiError::new(501, 9, "this resource takes no such request")
         })
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::map_response(in_wsapi_shape))
         .with_state(api)
+}
+
+/// Refusals of the HTTP library itself (a body too long, a query that does not decode) come as text;
+/// clients expect WSAPI's error body.
+async fn in_wsapi_shape(response: Response) -> Response {
+    let status = response.status();
+    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (code, desc) = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => (4, format!("the request body is longer than {BODY_MAX} bytes")),
+        StatusCode::REQUEST_TIMEOUT => (7, "the request took too long to arrive".to_owned()),
+        _ => (12, format!("invalid input: {status}")),
+    };
+    ApiError::new(status.as_u16(), code, desc).into_response()
 }
 
 async fn must_have_session(
@@ -124,6 +148,8 @@ async fn login(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError
     };
     let (user, password) = (text("user")?, text("password")?);
     let auth = Arc::clone(&api.auth);
+    // Never closed; those who wait are as many as there are connections at most.
+    let _turn = api.logins.acquire().await;
     // Hashing takes its time; never on the control thread.
     let key = tokio::task::spawn_blocking(move || auth.login(&user, &password)).await;
     let key = match key {

@@ -35,6 +35,12 @@ pub fn make_token(address: SocketAddr) -> io::Result<String> {
     let path = token_path(address);
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        // In a directory of somebody else's the file could be exchanged.
+        let owner = fs::symlink_metadata(directory)?;
+        if !owner.is_dir() || owner.uid() != nix::unistd::geteuid().as_raw() {
+            let problem = format!("{} belongs to another user; remove it", directory.display());
+            return Err(io::Error::other(problem));
+        }
     }
     // Made anew, never opened: a file that somebody else put there is not written to.
     let _ = fs::remove_file(&path);
