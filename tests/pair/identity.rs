@@ -1,0 +1,166 @@
+//! Who may be whose peer, and one daemon for each directory.
+
+use std::fs;
+use std::process::Command;
+
+use super::site::{BINARY, Daemon, LIMIT, Pair, Place, port, refused, until};
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+/// Starts both; neither may take the other, and one of them says why.
+#[track_caller]
+fn never_linked(a: &Place, b: &Place, why: &str) {
+    let (mut first, second) = (a.start(), b.start());
+    first.daemon.says(why);
+    for array in [&first, &second] {
+        let picture = array.get("/api/twinlun/rcopy");
+        assert_eq!(picture["targetUp"], false, "{picture}");
+        assert_eq!(picture["lanes"].as_array().map(Vec::len), Some(0));
+        let targets = array.get("/api/v1/remotecopytargets");
+        assert_ne!(targets["members"][0]["status"], 3, "{targets}");
+        assert!(array.cli(&["showrcopy"]).contains("failed"));
+    }
+    let said = first.cli_refused(&["creatercopygroup", "g", &format!("{}:sync", second.place.name)]);
+    assert!(said.contains("not reached"), "{said}");
+    assert_eq!(second.get("/api/v1/remotecopygroups")["total"], 0);
+}
+
+#[test]
+fn two_arrays_with_one_identity_are_told_so() {
+    let pair = Pair::new();
+    pair.a.start().daemon.terminate();
+    let mut twin = pair.b.clone();
+    twin.side = "a";
+    copy(&pair.a.data_dir, &twin.data_dir);
+    never_linked(&pair.a, &twin, "both arrays have the same identity: a data_dir was copied");
+}
+
+#[test]
+fn a_copied_data_dir_does_not_become_the_other_side() {
+    let pair = Pair::new();
+    pair.a.start().daemon.terminate();
+    copy(&pair.a.data_dir, &pair.b.data_dir);
+    let said = pair.b.start_refused();
+    assert!(said.contains("belongs to array A, but the configuration says array B"), "{said}");
+}
+
+#[test]
+fn two_arrays_of_one_side_are_told_so() {
+    let pair = Pair::new();
+    let mut other = pair.b.clone();
+    other.side = "a";
+    never_linked(&pair.a, &other, "both arrays are configured as side A; make one of them side B");
+}
+
+#[test]
+fn a_peer_of_another_name_is_told_so() {
+    let pair = Pair::new();
+    let mut a = pair.a.clone();
+    a.peer = Some(("array-x".into(), pair.b.replication));
+    let (mut first, second) = (a.start(), pair.b.start());
+    first.daemon.says("the array calls itself array-b, expected is array-x ([peer] name)");
+    assert_eq!(first.get("/api/twinlun/rcopy")["targetUp"], false);
+    let said = second.cli_refused(&["creatercopygroup", "g", "array-a:sync"]);
+    assert!(said.contains("not reached"), "{said}");
+}
+
+#[test]
+fn an_array_at_the_witness_s_address_is_no_witness() {
+    let pair = Pair::new();
+    let mut a = pair.a.clone();
+    a.witness = Some(pair.b.replication);
+    let _b = pair.b.start();
+    let mut a = a.start();
+    a.daemon.says("the witness is not reached");
+    assert_eq!(a.get("/api/twinlun/rcopy")["witnessUp"], false);
+}
+
+#[test]
+fn a_volume_of_another_size_is_refused_with_both_sizes() {
+    let pair = Pair::new();
+    let (a, b) = (pair.a.start(), pair.b.start());
+    a.cli(&["createvv", "v0", "64M"]);
+    b.cli(&["createvv", "v0", "32M"]);
+    until("linked", LIMIT, || {
+        a.try_cli(&["creatercopygroup", "g", "array-b:sync"]).status.success().then_some(())
+    });
+    let said = a.cli_refused(&["admitrcopyvv", "v0", "g", "array-b:v0"]);
+    assert!(said.contains("67108864") && said.contains("33554432") && said.contains("v0"), "{said}");
+    // The same name and size, but another volume: not overwritten either.
+    b.cli(&["createvv", "v1", "64M"]);
+    let said = a.cli_refused(&["admitrcopyvv", "v0", "g", "array-b:v1"]);
+    assert!(said.contains("v1") && said.contains("exists already"), "{said}");
+    for (array, size) in [(&a, 64), (&b, 32)] {
+        assert_eq!(array.get("/api/v1/volumes/v0")["sizeMiB"], size);
+        assert_eq!(array.group()["volumes"].as_array().map(Vec::len), Some(0));
+    }
+    a.cli(&["admitrcopyvv", "v0", "g", "array-b:v0-copy"]);
+    a.cli(&["startrcopygroup", "g"]);
+    a.until_in_sync();
+    assert_eq!(b.get("/api/v1/volumes/v0-copy")["sizeMiB"], 64);
+}
+
+#[test]
+fn a_second_daemon_on_a_data_dir_is_refused_by_the_first_one_s_pid() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new(directory.path(), "array-a", "a");
+    let first = place.start();
+    first.cli(&["createvv", "v0", "8M"]);
+    let second = Place { portal: port(), management: port(), ..place.clone() };
+    let said = second.start_refused();
+    assert!(said.contains(&format!("in use by process {}", first.daemon.pid())), "{said}");
+    assert!(said.contains("array-a.data"), "{said}");
+    assert_eq!(first.get("/api/v1/volumes")["total"], 1, "the first one lives on");
+    first.daemon.kill();
+    // A killed daemon's lock goes with it.
+    assert_eq!(second.start().get("/api/v1/volumes")["total"], 1);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Place::new(directory.path(), "array-a", "a").start();
+    let mut second = Place::new(directory.path(), "array-b", "b");
+    second.portal = first.place.portal;
+    let said = second.start_refused();
+    assert!(said.contains(&format!("127.0.0.1:{}", second.portal)) && said.contains("iSCSI"), "{said}");
+}
+
+#[test]
+fn a_second_witness_on_a_data_dir_is_refused() {
+    let pair = Pair::new();
+    let other = pair.directory.path().join("other.toml");
+    let text = fs::read_to_string(&pair.witness_config).unwrap();
+    let text = text.replace(&pair.witness_port.to_string(), &port().to_string());
+    fs::write(&other, text).unwrap();
+    let said = refused(Command::new(BINARY).arg("witness").arg("--config").arg(&other));
+    assert!(said.contains(&format!("in use by process {}", pair.witness.pid())), "{said}");
+}
+
+#[test]
+fn an_array_s_data_dir_is_none_of_a_witness() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new(directory.path(), "array-a", "a");
+    place.start().daemon.terminate();
+    let config = directory.path().join("witness.toml");
+    let text = format!(
+        "[witness]\nname = \"w\"\nlisten = \"127.0.0.1:{}\"\ndata_dir = \"array-a.data\"\nrun_dir = \"run\"\n",
+        port()
+    );
+    fs::write(&config, text).unwrap();
+    let said = refused(Command::new(BINARY).arg("witness").arg("--config").arg(&config));
+    assert!(said.contains("belongs to array A"), "{said}");
+    // And a witness whose state is torn does not start as a new one.
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("array-a.data", "w")).unwrap();
+    let log = directory.path().join("witness.log");
+    let mut witness = Daemon::start("witness", &config, &log);
+    witness.says("witness ready");
+    witness.terminate();
+    let state = directory.path().join("w/state");
+    fs::write(&state, vec![0xa5; fs::metadata(&state).unwrap().len() as usize]).unwrap();
+    let said = refused(Command::new(BINARY).arg("witness").arg("--config").arg(&config));
+    assert!(said.contains("w/state"), "{said}");
+}

@@ -1,0 +1,11 @@
+//! Arrays, their witness and the command line as real processes on loopback: what an operator does
+//! and sees, and what bad input does to them (nothing).
+
+mod bad_input;
+mod configuration;
+mod damage;
+mod full_disk;
+mod identity;
+mod management;
+mod site;
+mod story;
