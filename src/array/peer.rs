@@ -115,15 +115,17 @@ impl Link {
 
 /// Keeps a control connection to `address`, from array A's side, with its lanes.
 pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
-    let mut said = false;
+    // Each reason once: the other array that starts later may have another one to refuse.
+    let mut said = String::new();
     loop {
         match dial_once(&link, address).await {
-            Ok(()) => said = false,
+            Ok(()) => said.clear(),
             Err(error) => {
-                if !said {
+                let why = error.to_string();
+                if why != said {
                     tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
                 }
-                said = true;
+                said = why;
             }
         }
         sleep(PAUSE).await;
@@ -296,7 +298,7 @@ pub async fn keep_witness(
     address: SocketAddr,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let mut said = false;
+    let mut said = String::new();
     loop {
         let exchanged = async {
             let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
@@ -309,15 +311,16 @@ pub async fn keep_witness(
         };
         match exchanged.await {
             Ok((framed, hello)) => {
-                said = false;
+                said.clear();
                 let error = channel::run(framed, next_connection(), hello, timers, events.clone()).await;
                 tracing::info!(%address, %error, "connection to the witness lost");
             }
             Err(error) => {
-                if !said {
+                let why = error.to_string();
+                if why != said {
                     tracing::warn!(%address, %error, "the witness is not reached");
                 }
-                said = true;
+                said = why;
             }
         }
         sleep(PAUSE).await;

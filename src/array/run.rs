@@ -53,9 +53,10 @@ pub enum RunError {
     #[error("vote of group {group}: {source}")]
     Vote { group: uuid::Uuid, source: EnvelopeError },
     #[error(
-        "group {group} has no vote on record: its data_dir is incomplete; restore it, or remove this array from the group and enrol it anew"
+        "{path}: group {group} has no vote on record: the data_dir is incomplete; restore it, or remove this array from the group and enrol it anew",
+        path = path.display()
     )]
-    NoVote { group: String },
+    NoVote { path: std::path::PathBuf, group: String },
     #[error("volume {name}: {source}")]
     Volume { name: String, source: OpenError },
     #[error("cannot listen on {address} for {what}: {source}")]

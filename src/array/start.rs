@@ -18,6 +18,8 @@ use super::volumes::VolumeSet;
 pub struct Votes {
     pub table: Arc<Mutex<RecordTable>>,
     pub records: BTreeMap<GroupId, VoterRecord>,
+    /// Their file, for words about it.
+    pub path: std::path::PathBuf,
 }
 
 /// Reads all votes; a damaged one is refused by name.
@@ -29,7 +31,7 @@ pub fn open_votes(data_dir: &DataDir) -> Result<Votes, RunError> {
             .map_err(|source: EnvelopeError| RunError::Vote { group: uuid::Uuid::from_bytes(key), source })?;
         records.insert(GroupId(key), record);
     }
-    Ok(Votes { table: Arc::new(Mutex::new(table)), records })
+    Ok(Votes { table: Arc::new(Mutex::new(table)), records, path: data_dir.votes() })
 }
 
 /// Opens every volume. One that cannot be opened keeps the array from starting: hosts would take
@@ -51,7 +53,8 @@ pub fn groups(
     let mut groups = Vec::new();
     for group in objects.groups() {
         let record = votes.records.get(&group.group_id()).filter(|record| record.chosen.is_some());
-        let record = record.ok_or_else(|| RunError::NoVote { group: group.name.clone() })?;
+        let record =
+            record.ok_or_else(|| RunError::NoVote { path: votes.path.clone(), group: group.name.clone() })?;
         let members = group
             .members
             .iter()

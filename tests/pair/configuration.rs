@@ -31,14 +31,17 @@ fn bad_configurations_are_refused_with_key_line_and_advice() {
     array_refuses(&good().replace("side", "sight"), &["line 3", "sight", "side"]);
     array_refuses(&good().replace("\"a\"", "\"c\""), &["line 3", "`c`", "a", "b"]);
     array_refuses(&good().replace("[portal]\n", "[portal\n"), &["line 7"]);
-    array_refuses(&good().replace("data_threads = 1", "data_threads = 0"), &["data_threads", "between 1 and"]);
+    array_refuses(
+        &good().replace("data_threads = 1", "data_threads = 0"),
+        &["data_threads", "between 1 and"],
+    );
     array_refuses(&good().replace("\"100ms\"", "\"soon\""), &["line 6", "soon"]);
     array_refuses(&good().replace("name = \"array-a\"", "name = \"Array A\""), &["array.name", "lower-case"]);
     array_refuses(&good().replace("\"array-b\"", "\"array-a\""), &["peer.name", "its own name"]);
-    array_refuses(&good().replace("[management]\nlisten = \"127.0.0.1", "[management]\nlisten = \"0.0.0.0"), &[
-        "management.listen",
-        "allow_plaintext = true",
-    ]);
+    array_refuses(
+        &good().replace("[management]\nlisten = \"127.0.0.1", "[management]\nlisten = \"0.0.0.0"),
+        &["management.listen", "allow_plaintext = true"],
+    );
     array_refuses(&format!("{}[timers]\nlease = \"60s\"\n", good()), &["[timers]", "lease"]);
     array_refuses("", &["array"]);
 }

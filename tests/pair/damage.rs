@@ -11,6 +11,10 @@ fn overwrite(path: &Path, offset: u64, byte: u8, count: usize) {
     fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(&vec![byte; count], offset).unwrap();
 }
 
+fn length(path: &Path) -> usize {
+    usize::try_from(fs::metadata(path).unwrap().len()).unwrap()
+}
+
 fn truncate(path: &Path, len: u64) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
@@ -36,17 +40,17 @@ fn damaged_files_are_named_and_left_alone() {
             fs::copy(path.with_file_name("other"), path).unwrap();
         }),
         ("no data file", "volumes/v0", |path| fs::remove_file(path).unwrap()),
-        ("a torn vote table", "votes", |path| truncate(path, fs::metadata(path).unwrap().len() / 2 + 100)),
+        ("a torn vote table", "votes", |path| truncate(path, 100)),
         ("a foreign vote table", "votes", |path| fs::write(path, "not votes at all\n".repeat(999)).unwrap()),
         ("a flipped vote table", "votes", |path| {
-            overwrite(path, 0, 0xff, fs::metadata(path).unwrap().len() as usize);
+            overwrite(path, 0, 0xff, length(path));
         }),
         ("a foreign object store", "objects", |path| fs::write(path, "hello, world\n".repeat(999)).unwrap()),
         ("a torn object store", "objects", |path| truncate(path, fs::metadata(path).unwrap().len() / 2)),
         ("a foreign identity", "IDENTITY", |path| overwrite(path, 0, 0xee, 8192)),
         ("no identity", "IDENTITY", |path| fs::remove_file(path).unwrap()),
         ("a foreign dirty map", "", |path| {
-            overwrite(path, 0, 0x77, fs::metadata(path).unwrap().len() as usize);
+            overwrite(path, 0, 0x77, length(path));
         }),
     ];
     let mut wrong = Vec::new();
@@ -84,5 +88,5 @@ fn a_lost_vote_table_is_not_made_anew() {
     let votes = pair.a.data_dir.join("votes");
     fs::remove_file(&votes).unwrap();
     let said = pair.a.start_refused();
-    assert!(said.contains("group g has no vote on record"), "{said}");
+    assert!(said.contains("votes: group g has no vote on record"), "{said}");
 }

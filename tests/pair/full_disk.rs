@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::site::{BINARY, Array, Daemon, INITIATOR, Place, qemu_io};
+use super::site::{Array, BINARY, Daemon, INITIATOR, Place, qemu_io};
 
 /// An array on a tmpfs of 48 MiB in a mount namespace of its own. `None`, with a note: not allowed.
 fn on_small_disk(directory: &std::path::Path) -> Option<Array> {

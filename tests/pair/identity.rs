@@ -160,7 +160,8 @@ fn an_array_s_data_dir_is_none_of_a_witness() {
     witness.says("witness ready");
     witness.terminate();
     let state = directory.path().join("w/state");
-    fs::write(&state, vec![0xa5; fs::metadata(&state).unwrap().len() as usize]).unwrap();
+    let length = usize::try_from(fs::metadata(&state).unwrap().len()).unwrap();
+    fs::write(&state, vec![0xa5; length]).unwrap();
     let said = refused(Command::new(BINARY).arg("witness").arg("--config").arg(&config));
     assert!(said.contains("w/state"), "{said}");
 }

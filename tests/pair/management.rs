@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 use super::site::{Array, BINARY, INITIATOR, LIMIT, Pair, Place, request, until};
 
 fn set_user(path: &std::path::Path, name: &str, password: &str) {
-    let mut child =
-        Command::new(BINARY).args(["setuser", name, "--file"]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(BINARY)
+        .args(["setuser", name, "--file"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
 }
@@ -36,7 +40,10 @@ fn sessions_come_from_users_and_nothing_goes_without_one() {
     assert_eq!(answer.status, 201);
     let key = answer.body["key"].as_str().unwrap();
     assert_eq!(answer.location.as_deref(), Some(format!("/api/v1/credentials/{key}").as_str()));
-    assert_eq!(request(port, "GET", "/api/v1/volumes", Some(key), "").body, json!({"total": 0, "members": []}));
+    assert_eq!(
+        request(port, "GET", "/api/v1/volumes", Some(key), "").body,
+        json!({"total": 0, "members": []})
+    );
     let shown = Command::new(BINARY)
         .args(["--array", &format!("127.0.0.1:{port}"), "showsys"])
         .envs([("TWINLUN_USER", "operator"), ("TWINLUN_PASSWORD", "correct horse")])
@@ -54,7 +61,8 @@ fn volumes_hosts_and_vluns_answer_as_wsapi_does() {
     let array = Place::new(directory.path(), "array-a", "a").start();
     let volumes = "/api/v1/volumes";
     let post = |path: &str, body: Value| array.api("POST", path, &body);
-    let made = post(volumes, json!({"name": "v0", "sizeMiB": 16, "tpvv": true, "comment": null, "path": null}));
+    let made =
+        post(volumes, json!({"name": "v0", "sizeMiB": 16, "tpvv": true, "comment": null, "path": null}));
     assert_eq!((made.status, made.location.as_deref()), (201, Some("/api/v1/volumes/v0")), "{made:?}");
     assert_eq!(post(volumes, json!({"name": "v0", "sizeMiB": 16})).code(), (409, 22));
     assert_eq!(array.api("GET", "/api/v1/volumes/nix", &Value::Null).code(), (404, 23));
@@ -65,14 +73,21 @@ fn volumes_hosts_and_vluns_answer_as_wsapi_does() {
     assert_eq!((named.status, &named.body["ref"]), (400, &json!("name")), "{named:?}");
     let typed = post(volumes, json!({"name": "v1", "sizeMiB": "5"}));
     assert_eq!((typed.code(), &typed.body["ref"]), ((400, 39), &json!("sizeMiB")));
-    assert_eq!(post(volumes, json!({"name": "v1", "sizeMiB": null})).body["ref"], "sizeMiB", "null is absent");
+    assert_eq!(
+        post(volumes, json!({"name": "v1", "sizeMiB": null})).body["ref"],
+        "sizeMiB",
+        "null is absent"
+    );
     assert_eq!(post(volumes, json!({"name": "a/b", "sizeMiB": 5})).code(), (400, 69));
     assert_eq!(post(volumes, json!([])).status, 400);
     assert_eq!(array.api("PATCH", volumes, &Value::Null).code(), (501, 9));
     let list = array.get(volumes);
     assert_eq!((&list["total"], list["members"].as_array().map(Vec::len)), (&json!(1), Some(1)));
     let volume = array.get("/api/v1/volumes/v0");
-    assert_eq!((&volume["name"], &volume["sizeMiB"], &volume["provisioningType"]), (&json!("v0"), &json!(16), &json!(2)));
+    assert_eq!(
+        (&volume["name"], &volume["sizeMiB"], &volume["provisioningType"]),
+        (&json!("v0"), &json!(16), &json!(2))
+    );
     assert_eq!(volume["wwn"].as_str().map(str::len), Some(32));
 
     let hosts = "/api/v1/hosts";
@@ -101,9 +116,10 @@ fn volumes_hosts_and_vluns_answer_as_wsapi_does() {
     }
     assert_eq!(array.get(volumes), json!({"total": 0, "members": []}));
     assert_eq!(array.get("/api/v1/ports")["total"], 1);
-    let key = std::fs::read_to_string(twinlun::management::token_path(
-        std::net::SocketAddr::from(([127, 0, 0, 1], array.place.management)),
-    ))
+    let key = std::fs::read_to_string(twinlun::management::token_path(std::net::SocketAddr::from((
+        [127, 0, 0, 1],
+        array.place.management,
+    ))))
     .unwrap();
     assert_eq!(request(array.place.management, "POST", volumes, Some(&key), "{\"name\": ").code(), (400, 60));
 }
@@ -146,7 +162,8 @@ fn every_verb_does_its_part_with_tables_and_json() {
     let twice = a.api("PUT", "/api/v1/remotecopygroups/g", &json!({"action": 3}));
     assert_eq!(twice.code(), (403, 215));
     a.until_in_sync();
-    let words = ["Target Information", "array-b", "ready", "witness", "Primary", "Sync", "Synced", "v0", "Epoch"];
+    let words =
+        ["Target Information", "array-b", "ready", "witness", "Primary", "Sync", "Synced", "v0", "Epoch"];
     let picture = shows(&a, &["showrcopy"], &words);
     assert_eq!(picture["groups"][0]["role"], "Primary");
     let group = a.get("/api/v1/remotecopygroups/g");
@@ -161,12 +178,12 @@ fn every_verb_does_its_part_with_tables_and_json() {
     a.cli_refused(&["setrcopygroup", "pol", "no_such_policy", "g"]);
     done(&["setrcopygroup", "switchover", "g"]);
     until("B serves", LIMIT, || (b.group()["serves"] == true).then_some(()));
-    let wrong = a.cli_refused(&["stoprcopygroup", "g"]);
-    assert!(wrong.contains("primary"), "{wrong}");
-    until("A serves", LIMIT, || {
-        b.try_cli(&["setrcopygroup", "switchover", "g"]);
-        (a.group()["serves"] == true).then_some(())
+    let wrong = a.cli_refused(&["dismissrcopyvv", "v0", "g"]);
+    assert!(wrong.contains("in sync"), "{wrong}");
+    until("the way back", LIMIT, || {
+        b.try_cli(&["setrcopygroup", "switchover", "g"]).status.success().then_some(())
     });
+    until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
     a.until_in_sync();
     let serving = a.cli_refused(&["setrcopygroup", "failover", "g"]);
     assert!(serving.contains("primary"), "{serving}");

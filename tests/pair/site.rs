@@ -339,7 +339,8 @@ impl Array {
     pub fn metric(&self, name: &str) -> u64 {
         let text = self.cli(&["metrics"]);
         let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{name}: {text}"))
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {text}"))
     }
 }
 
@@ -407,7 +408,8 @@ pub fn qemu_io(place: &Place, command: &str) -> Option<Result<String, String>> {
         place.portal,
         place.iqn()
     );
-    let output = Command::new("timeout").args(["30", "qemu-io", "--image-opts", &image, "-c", command]).output();
+    let output =
+        Command::new("timeout").args(["30", "qemu-io", "--image-opts", &image, "-c", command]).output();
     let output = match output {
         Ok(output) if output.status.code() != Some(127) => output,
         _ => {
@@ -415,11 +417,8 @@ pub fn qemu_io(place: &Place, command: &str) -> Option<Result<String, String>> {
             return None;
         }
     };
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if said.contains("Unknown driver 'iscsi'") {
         println!("skipped: I/O by qemu-io (apt-get install qemu-block-extra)");
         return None;

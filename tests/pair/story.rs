@@ -35,11 +35,10 @@ fn a_pair_switches_over_loses_its_primary_and_is_whole_again() {
     assert!(shown.contains("does not serve: the other array is primary"), "{shown}");
     assert!(b.cli(&["showrcopy"]).contains("Primary-Rev"));
     read_back(&b.place, 0x11);
-    let again = a.cli_refused(&["setrcopygroup", "switchover", "g"]);
-    assert!(again.contains("primary"), "{again}");
     write_and_read(&b.place, &b.place, 0x22);
+    // Given at the secondary, it is passed on to the primary.
     until("the way back", LIMIT, || {
-        b.try_cli(&["setrcopygroup", "switchover", "g"]).status.success().then_some(())
+        a.try_cli(&["setrcopygroup", "switchover", "g"]).status.success().then_some(())
     });
     until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
     read_back(&a.place, 0x22);
@@ -67,7 +66,10 @@ fn a_pair_switches_over_loses_its_primary_and_is_whole_again() {
     });
     until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
     read_back(&a.place, 0x44);
-    assert!(b.cli(&["apply", &objects]).contains("everything is there already"), "on the other array as well");
+    assert!(
+        b.cli(&["apply", &objects]).contains("everything is there already"),
+        "on the other array as well"
+    );
 }
 
 #[test]
@@ -93,9 +95,7 @@ fn a_group_is_stopped_and_removed_on_both_arrays() {
     until("stopped on both", LIMIT, || (b.group()["started"] == false).then_some(()));
     a.cli(&["removercopygroup", "g"]);
     for array in [&a, &b] {
-        until("no group", LIMIT, || {
-            (array.get("/api/v1/remotecopygroups")["total"] == 0).then_some(())
-        });
+        until("no group", LIMIT, || (array.get("/api/v1/remotecopygroups")["total"] == 0).then_some(()));
         assert_eq!(array.get("/api/v1/volumes")["total"], 1, "the data stays");
     }
 }
