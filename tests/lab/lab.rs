@@ -120,7 +120,10 @@ impl Lab {
             guest_phase: None,
             stale_examples: Vec::new(),
         };
-        lab.attach(None)?;
+        if let Err(error) = lab.attach(None) {
+            lab.look_into_guest();
+            return Err(error);
+        }
         Ok(lab)
     }
 
@@ -154,6 +157,15 @@ impl Lab {
         self.outside = Some(Outside::start(command)?);
         self.outside()?.wait_ready(2, PATHS_LIMIT)?;
         Ok(())
+    }
+
+    /// What a person would look at first, into the log directory.
+    pub fn look_into_guest(&mut self) {
+        let script = "multipath -ll; multipathd show paths; iscsiadm -m session -P 1; cat /proc/mounts; dmesg | tail -150";
+        let said = self.guest.sh(script, Duration::from_secs(30)).unwrap_or_else(|error| error.to_string());
+        if let Err(error) = std::fs::write(self.options.directory.join("guest.txt"), said) {
+            eprintln!("the guest's state cannot be kept: {error}");
+        }
     }
 
     fn outside(&mut self) -> io::Result<&mut Outside> {

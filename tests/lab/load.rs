@@ -53,7 +53,7 @@ impl Load {
             let portal = node.ip(Plane::Host);
             guest.sh(&format!("iscsiadm -m discovery -t st -p {portal}"), ORDER_LIMIT)?;
         }
-        guest.sh("iscsiadm -m node -l || true; udevadm settle -t 20", ORDER_LIMIT * 3)?;
+        guest.sh("iscsiadm -m node -l || true; udevadm settle -t 20 || true", ORDER_LIMIT * 3)?;
         let raw = device(guest, RAW_LUN)?;
         let file_device = device(guest, FILE_LUN)?;
         guest.sh(

@@ -143,6 +143,7 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
                 passed += 1;
             } else {
                 failed += 1;
+                lab.look_into_guest();
                 eprintln!("{}", lab.last_words());
             }
             // A row that failed, or that damages data on purpose, is followed by new arrays.
