@@ -339,7 +339,6 @@ impl World {
         array.paused = false;
         array.control_stalled = false;
         array.stopping = false;
-        array.boot += 1;
         array.deferred.clear();
         array.wake_at = u64::MAX;
         array.store.crash(&mut self.rng, &mut changed);

@@ -22,7 +22,7 @@ impl Clock {
             1 => 1_000_000 + RATE_ERROR_PPM,
             _ => rng.between(1_000_000 - RATE_ERROR_PPM, 1_000_000 + RATE_ERROR_PPM),
         };
-        Self { origin: rng.below(1 << 40), ppm }
+        Self { origin: (1 << 36) + rng.below(1 << 40), ppm }
     }
 
     fn read(self, at: u64) -> Time {

@@ -160,6 +160,7 @@ impl World {
         let array = &mut self.arrays[a];
         array.alive = true;
         array.stopping = false;
+        array.boot += u32::from(life == Life::Restarted);
         if !mutation::on(Mutation::R14BootCounterStays) {
             array.boot_counter += 1;
         }

@@ -30,6 +30,8 @@ impl World {
             HostMessage::Command { tag, volume, request, payload, expected } => {
                 let v = usize::from(volume);
                 let thread = connection as u16 % self.arrays[a].lanes.len() as u16;
+                let gate = self.arrays[a].volumes[v].core.gate();
+                let arrived = gate.may_start(self.arrays[a].clocks.now(self.now)).then_some(gate.tenure);
                 let mut refused = None;
                 let Some(host) = self.host_of(a, connection) else { return };
                 self.with_volume_after(
@@ -54,6 +56,7 @@ impl World {
                                 expected,
                                 answered: false,
                                 aborting: false,
+                                arrived,
                                 thread,
                             });
                         }

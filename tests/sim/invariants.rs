@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use twinlun::arbitration::{Config, Gate, InSync, Mode, Tenure};
-use twinlun::block::Outcome;
+use twinlun::block::{Op, Outcome};
 use twinlun::mirror::{DirtyMap, Limits, MapError, RegionRun, SessionId, Volume, VolumeAction};
 
 use crate::disk::Owner;
@@ -35,8 +35,8 @@ pub struct Watch {
     session_both: Vec<Option<(Tenure, SessionId)>>,
     /// Session of the last frame taken: array, group.
     session_taken: Vec<Vec<Option<(Tenure, SessionId)>>>,
-    /// Boot of each array when the group last came in sync, or changed roles: group, array.
-    joined: Vec<[u32; 2]>,
+    /// Lives of both arrays when the first frame was taken in this tenure's {A,B}: group.
+    joined: Vec<Option<[u32; 2]>>,
     /// Tenure in which a command did its first I/O: array, volume, slot.
     began: Vec<Vec<Vec<Option<Tenure>>>>,
     /// The gate under which the action being carried out was said, if not the present one.
@@ -55,7 +55,7 @@ impl Watch {
             acknowledged: vec![vec![Vec::new(); blocks]; volumes],
             session_both: vec![None; plan.groups],
             session_taken: vec![vec![None; plan.groups]; 2],
-            joined: vec![[0; 2]; plan.groups],
+            joined: vec![None; plan.groups],
             began: vec![vec![Vec::new(); volumes]; 2],
             said_under: None,
         }
@@ -119,9 +119,8 @@ impl World {
                     brief(&previous)
                 ));
             }
-            let came_in_sync = previous.in_sync == InSync::Primary || previous.primary != config.primary;
-            if config.in_sync == InSync::Both && came_in_sync {
-                self.watch.joined[group] = [self.arrays[0].boot, self.arrays[1].boot];
+            if config.in_sync == InSync::Primary || previous.primary != config.primary {
+                self.watch.joined[group] = None;
             }
         }
         let newest = &mut self.watch.newest[group];
@@ -200,6 +199,11 @@ impl World {
                 }
                 if began[slot].is_none() {
                     began[slot] = Some(gate.tenure);
+                    let arrived = self.arrays[a].volumes[v].commands.get(slot).and_then(Option::as_ref);
+                    if arrived.and_then(|c| c.arrived).is_some_and(|tenure| tenure != gate.tenure) {
+                        self.violate(format!("rule 6: {} starts a command of another tenure", name(a)));
+                        return;
+                    }
                     // Its map bits may have become durable only while the gate drains.
                     if !gate.may_answer(self.arrays[a].clocks.now(self.now)) {
                         self.violate(format!(
@@ -218,15 +222,19 @@ impl World {
                 }
             }
             VolumeAction::Apply { header, .. } => {
+                let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
+                if header.tenure != gate.tenure {
+                    self.violate(format!("rule 5: {} applies a frame of another tenure", name(a)));
+                    return;
+                }
                 self.watch.session_taken[a][group] = Some((header.tenure, header.session));
                 let Some(newest) = self.watch.newest[group] else { return };
-                let joined = self.watch.joined[group][a];
-                if newest.in_sync == InSync::Both
-                    && newest.tenure() == header.tenure
-                    && newest.primary as usize != a
-                    && self.arrays[a].boot != joined
-                    && self.arrays[1 - a].boot == self.watch.joined[group][1 - a]
-                {
+                if newest.in_sync != InSync::Both || newest.tenure() != header.tenure {
+                    return;
+                }
+                let lives = [self.arrays[0].boot, self.arrays[1].boot];
+                let joined = *self.watch.joined[group].get_or_insert(lives);
+                if joined[a] != lives[a] && joined[1 - a] == lives[1 - a] {
                     self.violate(format!(
                         "rule 16: {} restarted since it came in sync and takes frames of that epoch",
                         name(a)
@@ -239,11 +247,29 @@ impl World {
 
     /// Rules 2, 3 and 6 at an answer.
     pub fn note_answer(&mut self, a: usize, v: usize, command: &Command, outcome: Outcome) {
+        let group = self.plan.volumes[v].group;
+        let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
+        let read = matches!(command.request.op, Op::Read | Op::CompareAndWrite);
+        let failed = matches!(outcome, Outcome::WriteError | Outcome::NoSpace);
+        if gate.needs_both() && (failed || (outcome == Outcome::Good && read)) {
+            // Nothing that overlaps runs now, so what this command saw (or left in doubt) is the same
+            // on both copies (rules 7, 15, 17).
+            for index in span(command.request.extent).range() {
+                let [one, other] = [0, 1].map(|array| self.arrays[array].store.volumes[v][index]);
+                if one != other {
+                    let rule = if failed { "17" } else { "7, 15" };
+                    return self.violate(format!(
+                        "rule {rule}: {} answers {outcome:?} to {:?} while block {} differs (A {one}, B {other})",
+                        name(a),
+                        command.request.op,
+                        layout::lba(index)
+                    ));
+                }
+            }
+        }
         if outcome != Outcome::Good {
             return;
         }
-        let group = self.plan.volumes[v].group;
-        let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
         let now = self.arrays[a].clocks.now(self.now);
         if !gate.may_answer(now) {
             return self.violate(format!("rule 6: {} answers GOOD while its gate is {gate:?}", name(a)));

@@ -43,6 +43,23 @@ fn calm(plan: &mut Plan) {
     plan.timers = crate::plan::default_timers();
 }
 
+/// Many commands for few blocks.
+fn crowded(plan: &mut Plan) {
+    calm(plan);
+    plan.regions = 1;
+    plan.hosts = 3;
+    plan.habits.slots = 3;
+    plan.habits.think_max = MS;
+    plan.io_max = 8 * MS;
+}
+
+/// The same over a slow network.
+fn crowded_far(plan: &mut Plan) {
+    crowded(plan);
+    plan.delay.max = 40 * MS;
+    plan.io_max = 4 * MS;
+}
+
 const fn cut(from: usize, to: usize) -> Step {
     Cut { from, to, lane: None }
 }
@@ -51,20 +68,58 @@ const fn mend(from: usize, to: usize) -> Step {
     Mend { from, to, lane: None }
 }
 
-/// T6: A drops B through the witness, the witness is restored to the state before, A is cut off.
+/// T2: A serves by B's lease alone, the witness's promise is over, then the link is cut.
+pub const OWN_PROMISE: Script = Script {
+    name: "own-promise",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, WITNESS)),
+        (5000, cut(WITNESS, A)),
+        (9500, cut(A, B)),
+        (9500, cut(B, A)),
+        (14_000, mend(A, B)),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
+/// T6: A drops B through the witness while B hears nothing; the witness is restored to the state
+/// before, A is cut off, B comes back to it.
 pub const RESTORED_WITNESS: Script = Script {
     name: "restored-witness",
     plan: calm,
     steps: &[
         (5000, cut(A, B)),
         (5000, cut(B, A)),
+        (5000, cut(B, WITNESS)),
+        (5000, cut(WITNESS, B)),
         (8000, cut(A, WITNESS)),
         (8000, cut(WITNESS, A)),
         (8100, WitnessCrash),
         (8200, WitnessRestore),
+        (8400, mend(B, WITNESS)),
+        (8400, mend(WITNESS, B)),
         (30_000, mend(A, B)),
     ],
     jitter: 50,
+    storm: false,
+};
+
+/// T12: A dies with writes that B never got, B serves, A comes back.
+pub const DIVERGED: Script = Script {
+    name: "diverged",
+    plan: crowded_far,
+    steps: &[(5000, Crash { array: A, power: false }), (9500, Start { array: A })],
+    jitter: 400,
+    storm: false,
+};
+
+/// T10: commands are queued at A while roles go to B and, B dead, come back at once.
+pub const THERE_AND_BACK: Script = Script {
+    name: "there-and-back",
+    plan: crowded,
+    steps: &[(5000, Switchover { group: 0 }), (5005, Crash { array: B, power: true })],
+    jitter: 60,
     storm: false,
 };
 
@@ -84,7 +139,8 @@ pub const LONE_PRIMARY: Script = Script {
     storm: false,
 };
 
-/// T14: A's disk fails, or hangs; B's, too.
+/// T14: A's disk fails, or hangs; B's, too. (A hang of A's disk is not handed over yet: that script
+/// finds nobody served, and no table names it.)
 pub const FAILING_DISK_A: Script = Script {
     name: "failing-disk-a",
     plan: calm,
@@ -168,7 +224,10 @@ pub const TWICE_REPLACED: Script = Script {
 };
 
 pub const ALL: &[&Script] = &[
+    &OWN_PROMISE,
     &RESTORED_WITNESS,
+    &THERE_AND_BACK,
+    &DIVERGED,
     &LONE_PRIMARY,
     &FAILING_DISK_A,
     &HANGING_DISK_A,

@@ -1,6 +1,7 @@
 //! The shell around each array's volumes: payloads under the core's numbers, its actions carried
 //! out on simulated disks and lanes, and the abort and reinstatement duties of a front end.
 
+use twinlun::arbitration::Tenure;
 use twinlun::block::{Op, Request, StoreResult};
 use twinlun::mirror::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, DirtyMap, FrameHeader, Geometry, LaneId, Limits,
@@ -29,6 +30,8 @@ pub struct Command {
     pub answered: bool,
     /// ABORT TASK waits for its end.
     pub aborting: bool,
+    /// The tenure it arrived in, unless it was parked.
+    pub arrived: Option<Tenure>,
     /// Data thread (lane) it runs on.
     pub thread: u16,
 }

@@ -5,6 +5,8 @@ use twinlun::arbitration::{
     Connection, Incarnation, Message as Vote, WitnessAction, WitnessCore, WitnessImage,
 };
 
+use twinlun::time::{Duration, Now};
+
 use crate::clock::Clocks;
 use crate::control::side;
 use crate::network::{ConnectionId, Item, WITNESS};
@@ -88,13 +90,15 @@ impl Witness {
 
 impl World {
     pub fn witness_start(&mut self) {
-        self.start_witness(false);
+        // Well before the groups were made: its first silence is over.
+        let mut began = self.witness.clocks.now(self.now);
+        began.grantor = began.grantor - Duration::from_secs(20);
+        self.start_witness(false, began);
     }
 
-    fn start_witness(&mut self, continued: bool) {
+    fn start_witness(&mut self, continued: bool, now: Now) {
         let mut fresh = [0; 16];
         fresh[..8].copy_from_slice(&self.rng.next_u64().to_le_bytes());
-        let now = self.witness.clocks.now(self.now);
         let mut out = Vec::new();
         let image = self.witness.image.clone();
         let core = WitnessCore::start(self.plan.timers, image, continued, Incarnation(fresh), now, &mut out);
@@ -193,7 +197,8 @@ impl World {
             }
             _ => {}
         }
-        self.start_witness(continued);
+        let now = self.witness.clocks.now(self.now);
+        self.start_witness(continued, now);
     }
 
     pub fn witness_resume(&mut self) {
