@@ -156,9 +156,15 @@ impl FrameHeader {
     }
 }
 
-/// Why a region could not be read for copying.
+/// Why a region was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CopyFailed;
+pub enum CopyFailed {
+    /// This array's store could not be read.
+    Store,
+    /// The lane is gone. Nothing is wrong with the store; the lane's loss ends the session, and the
+    /// next one begins the copy again.
+    Lane,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CopyKind {

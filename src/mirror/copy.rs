@@ -7,7 +7,7 @@
 
 use crate::block::StoreResult;
 use crate::mutation::{self, Mutation};
-use crate::time::Time;
+use crate::time::{Duration, Time};
 
 use super::api::{Context, CopyFailed, CopyId, CopyKind, LaneId, Limits, Status, VolumeAction};
 use super::command::Stage;
@@ -18,6 +18,10 @@ use super::volume::{COMMAND_BASE, Volume};
 pub(super) const COPY_BIT: u64 = 1 << 19;
 pub(super) const FRAME_BITS: u32 = 8;
 const FRAMES: usize = Limits::COPY_FRAMES_MAX as usize;
+
+/// How long copying pauses after the store could not be read: the bad place is met again each time
+/// round, and hosts come first.
+const COPY_RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -69,13 +73,13 @@ pub(super) struct Copies {
     allowed: u32,
     /// Where the search for the next region goes on.
     cursor: u64,
-    /// This copy's store could not be read: no more copies before the next session.
-    halted: bool,
+    /// This copy's store could not be read: no more copies before then.
+    halted_until: Option<Time>,
 }
 
 impl Copies {
     pub fn new(allowed: u32) -> Self {
-        Self { slots: Vec::new(), allowed, cursor: 0, halted: false }
+        Self { slots: Vec::new(), allowed, cursor: 0, halted_until: None }
     }
 
     pub fn get(&mut self, slot: u32) -> &mut Copy {
@@ -136,6 +140,15 @@ impl Copies {
         })
     }
 
+    /// When copying goes on after a pause.
+    pub const fn next_retry(&self) -> Option<Time> {
+        self.halted_until
+    }
+
+    pub fn end_pause(&mut self, now: Time) {
+        self.halted_until = self.halted_until.filter(|until| now < *until);
+    }
+
     pub fn wait_on(&self, lane: LaneId) -> bool {
         self.slots.iter().any(|copy| matches!(copy.state, State::Sending { lane: on, .. } if on == lane))
     }
@@ -179,7 +192,7 @@ impl Volume {
         }
         // Rule 5: nothing is copied from under a late write of the former primary.
         let drained = self.applies.running_old() == 0;
-        if !self.can_send() || !drained || self.peer_failed || self.copies.halted {
+        if !self.can_send() || !drained || self.peer_failed || self.copies.halted_until.is_some() {
             return false;
         }
         let mut begun = false;
@@ -310,9 +323,11 @@ impl Volume {
                 copy.frames = Some(frames);
                 self.copy_may_be_done(slot, out);
             }
+            // It stays, unanswered, on a lane that is lost: that is what ends the session.
+            (State::Sending { .. }, Err(CopyFailed::Lane)) => {}
             (State::Sending { .. }, _) => {
                 self.leave_copy(slot);
-                self.copies.halted = true;
+                self.copies.halted_until = Some(cx.now.grantor + COPY_RETRY);
                 self.store_has_failed(out);
             }
             _ => copy.state = State::Vacant,
@@ -393,7 +408,7 @@ impl Volume {
 
     /// The session is over: its copies begin again in the next one.
     pub(super) fn abandon_copies(&mut self) {
-        self.copies.halted = false;
+        self.copies.halted_until = None;
         for slot in 0..COMMAND_BASE.min(u32::try_from(self.copies.slots.len()).unwrap_or(COMMAND_BASE)) {
             if matches!(self.copies.at(slot).state, State::Waiting | State::Sending { .. }) {
                 self.leave_copy(slot);

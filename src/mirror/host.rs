@@ -397,8 +397,12 @@ impl Volume {
         self.leave(slot);
         self.unmark(slot, cx);
         let command = self.commands.id(slot);
+        let started = self.commands.at(slot).started != 0;
         self.commands.over(slot);
         out.push(VolumeAction::Free { command });
+        if started && self.gate.mode == Mode::Draining && !self.commands.iter_live().any(Command::in_flight) {
+            out.push(VolumeAction::Poke); // a switchover waits for the last one
+        }
     }
 
     /// Leaves the ledger; what waited only for this one becomes ready.

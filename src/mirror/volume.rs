@@ -370,6 +370,7 @@ impl Volume {
                 self.retire(region);
             }
         }
+        self.copies.end_pause(cx.now.grantor);
         if self.map_lazy_since.is_some_and(|since| cx.now.grantor >= since + LAZY_WRITE) {
             self.map_lazy_since = None;
             self.request_map(out);
@@ -383,7 +384,8 @@ impl Volume {
         let hold = self.hold_end().filter(|_| waiting && self.someone_is_held());
         let expiry = self.active.next_expiry(self.limits.activity_linger).filter(|_| self.is_primary());
         let lazy = self.map_lazy_since.map(|since| since + LAZY_WRITE);
-        [hold, expiry, lazy].into_iter().flatten().min()
+        let retry = self.copies.next_retry();
+        [hold, expiry, lazy, retry].into_iter().flatten().min()
     }
 
     fn someone_is_held(&self) -> bool {

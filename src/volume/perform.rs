@@ -144,8 +144,12 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
             });
         }
         Work::Copy { group, copy, lane, header } => {
-            let (Some(handle), Some(out)) = (thread.handle(volume), thread.lane(lane)) else {
-                volume.copy_sent(copy, Err(CopyFailed), next);
+            let Some(out) = thread.lane(lane) else {
+                volume.copy_sent(copy, Err(CopyFailed::Lane), next);
+                return;
+            };
+            let Some(handle) = thread.handle(volume) else {
+                volume.copy_sent(copy, Err(CopyFailed::Store), next);
                 return;
             };
             run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
@@ -201,7 +205,7 @@ async fn send_region(
     let (mut at, mut frames) = (region.lba, 0);
     while at < region.end() {
         let rest = Extent::new(at, region.end() - at);
-        let data = handle.next_data(rest).await.map_err(|_| CopyFailed)?;
+        let data = handle.next_data(rest).await.map_err(|_| CopyFailed::Store)?;
         let first = data.map_or(region.end(), |data| data.lba);
         if first > at {
             let header = header.copy_frame(frames, Op::Unmap, Extent::new(at, first - at));
@@ -215,7 +219,7 @@ async fn send_region(
         let end = if frames < Limits::COPY_FRAMES_MAX / 2 { data.end() } else { region.end() };
         while at < end {
             let extent = Extent::new(at, step.min(end - at));
-            let data = handle.read(extent).await.map_err(|_| CopyFailed)?;
+            let data = handle.read(extent).await.map_err(|_| CopyFailed::Store)?;
             let header = header.copy_frame(frames, Op::Write, extent);
             RESYNC_BYTES.fetch_add(extent.bytes(), Ordering::Relaxed);
             out.push(LaneFrame::Data { group, volume, header, data });

@@ -305,7 +305,7 @@ impl World {
     /// A region was read: it goes out whole, or in pieces, as the holes of a real file would have it.
     fn copy_read(&mut self, a: usize, v: usize, copy: Copying, payload: Payload, result: StoreResult) {
         let frames = if result != StoreResult::Done {
-            Err(CopyFailed)
+            Err(CopyFailed::Store)
         } else if self.rng.coin() {
             self.send_frame(
                 a,

@@ -181,6 +181,10 @@ impl World {
             Purpose::Apply(apply) => {
                 self.call(side, |volume, cx, out| volume.applied(apply, result, cx, out));
             }
+            Purpose::Copy { copy, .. } if !self.healing && self.random.chance(30) => {
+                let why = if self.random.chance(2) { CopyFailed::Store } else { CopyFailed::Lane };
+                self.call(side, |volume, cx, out| volume.copy_sent(copy, Err(why), cx, out));
+            }
             Purpose::Copy { copy, lane, header } => {
                 let found = io.found.unwrap_or_default();
                 let parts = 1 + u32::try_from(self.random.below(3)).unwrap();

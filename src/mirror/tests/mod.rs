@@ -303,7 +303,7 @@ fn draining_ends_what_runs_and_keeps_what_has_not_started() {
     let cx = rig.cx();
     assert!(!rig.volume.clear_activity(cx, &mut rig.out), "a write is in flight");
     rig.local(write, StoreResult::Done);
-    assert_eq!(rig.ack(header, StoreResult::Done), [answer(write, Outcome::Good)]);
+    assert_eq!(rig.ack(header, StoreResult::Done), [answer(write, Outcome::Good), VolumeAction::Poke]);
     assert_eq!(rig.volume.status().in_flight, 0);
     rig.slow_map = true;
     assert!(!rig.volume.clear_activity(cx, &mut rig.out), "not durable yet");

@@ -153,11 +153,31 @@ fn a_failing_peer_ends_resync_and_a_failing_source_is_named() {
     rig.open(NEXT);
     let (copy, ..) = copies(&rig.run())[0];
     let cx = rig.cx();
-    rig.volume.copy_sent(copy, Err(CopyFailed), cx, &mut rig.out);
+    rig.volume.copy_sent(copy, Err(CopyFailed::Store), cx, &mut rig.out);
     assert_eq!(rig.run(), [VolumeAction::Poke]);
     let status = rig.volume.status();
     // The region that was copied is in recent use: its bits are on, and a new session copies it again.
     assert_eq!((status.store_failed, status.peer_failed, status.dirty_regions), (true, false, 2));
+    assert!(rig.volume.next_timeout().is_some_and(|due| due <= Time::from_millis(5000)));
+    rig.now = 6000;
+    let cx = rig.cx();
+    rig.volume.tick(cx, &mut rig.out);
+    assert_eq!(copies(&rig.run()).len(), 1, "tried again after a pause");
+    assert!(rig.volume.next_timeout().is_none_or(|due| due > cx.now.grantor), "no timer runs in circles");
+}
+
+#[test]
+fn a_lane_lost_under_a_copy_is_no_failure_of_the_store() {
+    let mut rig = alone_with_dirty(&[3]);
+    rig.open(SESSION);
+    let (copy, ..) = copies(&rig.run())[0];
+    let cx = rig.cx();
+    rig.volume.copy_sent(copy, Err(CopyFailed::Lane), cx, &mut rig.out);
+    assert_eq!(rig.run(), []);
+    assert!(!rig.volume.status().store_failed && rig.volume.status().oldest_unacked.is_some());
+    assert!(rig.volume.lane_lost(LANE), "ends the session");
+    rig.open(NEXT);
+    assert_eq!(copies(&rig.run()).len(), 1);
 }
 
 #[test]
