@@ -74,12 +74,22 @@ fn files_of(module: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Files that are tests as a whole: `tests.rs`, `*_tests.rs`, or below a `tests` folder of `src`.
+/// Files that are tests as a whole: named so (`tests.rs`, `*_tests.rs`, or in a folder of such a
+/// name), or in a module that its parent declares under `#[cfg(test)]`.
 fn is_test_file(path: &Path) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let below = path.strip_prefix(&root).is_ok_and(|p| p.components().any(|c| c.as_os_str() == "tests"));
-    stem == "tests" || stem.ends_with("_tests") || below
+    let Ok(below) = path.strip_prefix(&root) else { return false };
+    let mut module = root.clone();
+    below.components().any(|component| {
+        let name = component.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let declared = fs::read_to_string(module.join("mod.rs")).unwrap_or_default();
+        module.push(&name);
+        let lines: Vec<_> = declared.lines().map(str::trim).collect();
+        let gated = lines
+            .windows(2)
+            .any(|pair| pair[0].starts_with("#[cfg(test)]") && pair[1].ends_with(&format!("mod {name};")));
+        name == "tests" || name.ends_with("_tests") || gated
+    })
 }
 
 /// Code lines up to the unit tests at the end of a file, without comments.
