@@ -21,16 +21,15 @@ _cargo() {
   rm -f "$log"
 }
 
-# build_program [FEATURES]: the twinlun binary
-build_program() {
-  echo "building twinlun${1:+ with $1}" >&2
-  _cargo --bin twinlun ${1:+--features "$1"}
-}
-
-# build_examples NAME...: the project's own hosts and tools
-build_examples() {
-  local words=() name
-  for name in "$@"; do words+=(--example "$name"); done
-  echo "building $*" >&2
+# build FEATURES NAME...: the twinlun binary and these examples, in one go, so that the library is
+# compiled once. FEATURES may be empty.
+build() {
+  local features=$1 words=() name
+  shift
+  for name in "$@"; do
+    case $name in twinlun) words+=(--bin twinlun) ;; *) words+=(--example "$name") ;; esac
+  done
+  [ -z "$features" ] || words+=(--features "$features")
+  echo "building $*${features:+ (with $features)}" >&2
   _cargo "${words[@]}"
 }
