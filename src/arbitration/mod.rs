@@ -10,6 +10,7 @@ mod gate;
 mod message;
 mod proposer;
 mod record;
+mod serving;
 mod timers;
 mod transition;
 mod voter;

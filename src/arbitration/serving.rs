@@ -1,0 +1,117 @@
+//! What an arbiter's register, leases and neighbours mean for serving (ARBITRATION `serve`,
+//! `both`): pure questions, nothing changes here.
+
+use crate::mutation::{self, Mutation};
+use crate::time::{Duration, Now, Time};
+
+use super::arbiter::{Arbiter, Lease, Other};
+use super::{InSync, Incarnation, Quorum, Side, Voter};
+
+impl Arbiter {
+    /// ARBITRATION `both(i)`: an acknowledgement needs both copies.
+    pub fn needs_both(&self) -> bool {
+        let voted = self.vote().is_some_and(|vote| vote.in_sync == InSync::Both);
+        self.chosen().in_sync == InSync::Both
+            || ((voted || self.proposes_both()) && !mutation::on(Mutation::T4JoinNotNeeded))
+    }
+
+    /// An own vote names the other array: nothing is served until that epoch is decided (T3).
+    pub fn voted_away(&self) -> bool {
+        self.vote().is_some_and(|vote| vote.primary != self.me) && !mutation::on(Mutation::T3ServesAfterVote)
+    }
+
+    /// Nobody else can be promoted: no lease is needed (with the contact rule).
+    pub fn needs_no_lease(&self) -> bool {
+        let chosen = self.chosen();
+        let vote = self.vote();
+        let alone = chosen.quorum == Quorum::PrimaryAlone
+            && vote.is_none_or(|vote| vote.quorum == Quorum::PrimaryAlone);
+        let solofree =
+            chosen.in_sync == InSync::Primary && vote.is_none_or(|vote| vote.in_sync == InSync::Primary);
+        alone || solofree
+    }
+
+    /// Contact rule (T16): after a restart one fresh round trip with the peer or the enrolled
+    /// witness comes before anything that needs no lease.
+    pub fn has_contact(&self) -> bool {
+        self.contact || mutation::on(Mutation::T16NoContactNeeded)
+    }
+
+    /// ARBITRATION `serve`, arbitration's part: until when this array may serve (holder clock).
+    /// `None`: it may not.
+    pub fn serves_until(&self) -> Option<Time> {
+        if !self.is_primary() || self.voted_away() || self.is_removed() || self.split {
+            return None;
+        }
+        if self.needs_no_lease() && self.has_contact() {
+            return Some(Time::FOREVER);
+        }
+        self.lease_end()
+    }
+
+    /// End of the best lease that counts, on the holder's clock.
+    pub fn lease_end(&self) -> Option<Time> {
+        let chosen = self.chosen();
+        let of_tenure = |lease: &&Lease| lease.tenure == chosen.tenure();
+        let of_witness = |lease: &&Lease| {
+            (lease.incarnation == chosen.witness || mutation::on(Mutation::R12BlankWitnessVotes))
+                && self.vote().is_none_or(|vote| vote.witness == lease.incarnation)
+        };
+        let peer = self.peer_lease.as_ref().filter(of_tenure);
+        let witness = self.witness_lease.as_ref().filter(of_tenure).filter(of_witness);
+        peer.into_iter().chain(witness).map(|lease| lease.end).max()
+    }
+
+    pub(super) fn is_leased(&self, now: Now) -> bool {
+        self.is_primary() && self.serves_until().is_some_and(|end| now.holder < end)
+    }
+
+    /// The own lease promise to the other array: how long it still runs.
+    pub fn promise_to_peer(&self, now: Now) -> Option<Duration> {
+        self.register.bound_to_other(self.me, now)
+    }
+
+    /// The witness's promise to `side` as read within the last lease: how long it still ran.
+    pub fn witness_promises(&self, side: Side, now: Now) -> bool {
+        self.witness.promise.is_some_and(|(promise, at)| {
+            promise.holder == side && now.grantor.since(at) < promise.remaining.min(self.timers.lease)
+        })
+    }
+
+    /// The enrolled witness answered within the last lease.
+    pub fn witness_heard(&self, now: Now) -> bool {
+        self.witness.connection.is_some()
+            && self.witness.incarnation.is_some()
+            && self.witness.incarnation == self.chosen().witness
+            && self.witness.heard.is_some_and(|at| now.grantor.since(at) < self.timers.lease)
+    }
+
+    /// A witness is connected that is not the enrolled one, or is to end `primary_alone`.
+    pub fn witness_to_enrol(&self) -> Option<Incarnation> {
+        let chosen = self.chosen();
+        let seen = self.witness.connection.and(self.witness.incarnation)?;
+        (chosen.quorum == Quorum::PrimaryAlone || chosen.witness != Some(seen)).then_some(seen)
+    }
+
+    /// Another voter's undecided vote names the other array, so that it grants nothing to this
+    /// primary: *drop* past it (ARBITRATION `propose`, T20).
+    pub fn vote_in_the_way(&self) -> Option<Voter> {
+        let names_other = |other: &Other| {
+            other.connection.is_some() && other.vote.is_some_and(|vote| vote.value.primary != self.me)
+        };
+        if !self.is_primary() || self.chosen().in_sync == InSync::Primary {
+            return None;
+        }
+        if names_other(&self.peer) {
+            Some(Voter::Array(self.me.other()))
+        } else if names_other(&self.witness) {
+            Some(Voter::Witness)
+        } else {
+            None
+        }
+    }
+
+    pub fn start_wait_over(&self, now: Now) -> bool {
+        !self.restarted || now.grantor.since(self.began) >= self.timers.start_wait
+    }
+}
