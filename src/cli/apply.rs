@@ -222,3 +222,26 @@ fn wait_for_sync(client: &Client, wanted: &[Group], json: bool) -> Result<(), Fa
         std::thread::sleep(LOOK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Objects, size_mib};
+
+    #[test]
+    fn the_shipped_objects_are_read_and_fit_together() {
+        let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target-config/objects.toml");
+        let objects: Objects = toml::from_str(&std::fs::read_to_string(shipped).unwrap()).unwrap();
+        let volume = |name: &String| objects.volume.iter().any(|volume| volume.name == *name);
+        assert!(objects.volume.iter().all(|volume| size_mib(&volume.size).is_ok()));
+        assert!(objects.group.iter().flat_map(|group| &group.volumes).all(volume));
+        assert!(objects.vlun.iter().all(|vlun| volume(&vlun.volume)));
+        assert!(objects.vlun.iter().all(|vlun| objects.host.iter().any(|host| host.name == vlun.host)));
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_named_with_its_line() {
+        let text = "[[volume]]\nname = \"v\"\nsize = \"1G\"\nsise = 1\n";
+        let error = toml::from_str::<Objects>(text).unwrap_err().to_string();
+        assert!(error.contains("line 4") && error.contains("`sise`") && error.contains("`size`"), "{error}");
+    }
+}

@@ -298,7 +298,10 @@ fn vlun_rows(api: &Api, objects: &Objects, vlun: &Vlun) -> Vec<Json> {
 async fn vluns(State(api): State<Api>, Query(filter): Query<Filter>) -> axum::Json<Json> {
     let objects = api.handle.snapshot();
     let (host, volume) = (filter.wanted("hostname"), filter.wanted("volumeName"));
-    let rows = objects.vluns().flat_map(|vlun| vlun_rows(&api, &objects, vlun));
+    let mut all: Vec<_> = objects.vluns().collect();
+    // In the order an operator reads them; the store's own is that of random UUIDs.
+    all.sort_by_key(|vlun| (objects.host(vlun.host).map(|host| host.id), vlun.lun));
+    let rows = all.into_iter().flat_map(|vlun| vlun_rows(&api, &objects, vlun));
     let is = |row: &Json, member: &str, wanted: &Option<String>| {
         wanted.as_ref().is_none_or(|wanted| row[member] == wanted.as_str())
     };
