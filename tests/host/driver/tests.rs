@@ -178,5 +178,6 @@ fn a_block_whose_write_one_path_swallowed_is_not_written_anew() {
             assert!(seq(stamp) <= *alive, "block {lba} was written anew while an older write was alive");
         }
     }
-    assert!(later.len() > 50, "the other blocks went on: {} writes", later.len());
+    // No rate is judged: a loaded machine does few.
+    assert!(later.len() > 5, "the other blocks went on: {} writes", later.len());
 }
