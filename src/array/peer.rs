@@ -87,6 +87,18 @@ impl Link {
         Ok(())
     }
 
+    /// Two lives of one array cannot both be linked: while the one is heard, the other is a copy. A
+    /// restarted array is let in once its former connection has broken.
+    fn check_life(&self, hello: &Hello) -> Result<(), String> {
+        match self.peer() {
+            Some((_, present)) if present.nonce != hello.nonce => Err(format!(
+                "{} is linked already by another process: its former life is not gone yet, or its data_dir was copied",
+                hello.name
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn lane_hello(&self, lane: LaneId) -> LaneHello {
         LaneHello {
             array: self.hello.identity,
@@ -260,7 +272,7 @@ async fn welcome(
     }
     let mut framed = Framed::new(stream, magic)?;
     let hello = framed.hello().await?;
-    if let Err(why) = link.check(&hello) {
+    if let Err(why) = link.check(&hello).and_then(|()| link.check_life(&hello)) {
         framed.send(&Frame::Refused(why.clone())).await?;
         return Err(io::Error::other(why));
     }

@@ -47,6 +47,38 @@ fn a_copied_data_dir_does_not_become_the_other_side() {
     assert!(said.contains("belongs to array A, but the configuration says array B"), "{said}");
 }
 
+/// The worst case: a whole copy of a running array, in a mount namespace where it takes the
+/// original's place.
+#[test]
+fn a_copy_of_a_living_array_does_not_take_its_place() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: a mount namespace needs root");
+        return;
+    }
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    b.cli(&["setrcopygroup", "switchover", "g"]);
+    until("B serves", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    a.daemon.terminate();
+    let copied = pair.directory.path().join("copied");
+    copy(&pair.a.data_dir, &copied);
+    let a = pair.a.start();
+    a.until_in_sync();
+    let epoch = b.group()["epoch"].clone();
+    let twin = Place { portal: port(), replication: port(), management: port(), ..pair.a.clone() };
+    fs::write(twin.config_path(), twin.config()).unwrap();
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$1\" \"$2\" && exec \"$3\" array --config \"$4\"";
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(&copied).arg(&pair.a.data_dir);
+    command.arg(BINARY).arg(twin.config_path());
+    let mut twin = Daemon::spawn(command, &twin.log_path());
+    twin.says("array-a is linked already by another process");
+    for array in [&a, &b] {
+        let group = array.group();
+        assert_eq!((&group["inSync"], &group["epoch"]), (&true.into(), &epoch), "{group}");
+    }
+}
+
 #[test]
 fn two_arrays_of_one_side_are_told_so() {
     let pair = Pair::new();
