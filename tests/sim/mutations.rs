@@ -31,38 +31,38 @@ const fn scripted(mutation: Mutation, seed: u64, script: &'static Script) -> Ent
 
 /// Found by `--mutation NAME --find`, which tries seeds upwards from 1.
 pub const TABLE: &[Entry] = &[
-    by_chance(Mutation::T2GrantAfterVote, 353),
+    by_chance(Mutation::T2GrantAfterVote, 29),
     by_chance(Mutation::R2AnswerWithoutMirror, 1),
     by_chance(Mutation::R3AnswerAloneBeforeDrop, 1),
     by_chance(Mutation::T4JoinNotNeeded, 5),
     by_chance(Mutation::T5AnsweredAloneUnmarked, 7),
     by_chance(Mutation::T9NotDrained, 71),
     by_chance(Mutation::R6NoCheckAtStart, 1),
-    by_chance(Mutation::R6NoCheckAtAnswer, 14),
+    by_chance(Mutation::R6NoCheckAtAnswer, 1),
     by_chance(Mutation::R8WritesOverlap, 1),
     by_chance(Mutation::R8LogicalOverlap, 2),
     by_chance(Mutation::R9AbortConfirmedEarly, 3),
     by_chance(Mutation::R10ActivityNotDurable, 1),
-    by_chance(Mutation::T12DropForgetsActivity, 8),
+    by_chance(Mutation::T12DropForgetsActivity, 4),
     by_chance(Mutation::T12PeerDirtyIgnored, 1246),
     by_chance(Mutation::T12ActivityClearedEarly, 1),
-    by_chance(Mutation::R10SourceClearsEarly, 7),
-    by_chance(Mutation::T11OldSessionTaken, 304),
+    by_chance(Mutation::R10SourceClearsEarly, 8),
+    by_chance(Mutation::T11OldSessionTaken, 322),
     by_chance(Mutation::R14NotSentAgain, 7),
     by_chance(Mutation::R14BootCounterStays, 5),
-    by_chance(Mutation::T8NoRecovery, 42),
+    by_chance(Mutation::T8NoRecovery, 28),
     by_chance(Mutation::CopyDoesNotExclude, 7),
-    by_chance(Mutation::R1LeaseFromReceipt, 4),
+    by_chance(Mutation::R1LeaseFromReceipt, 199),
     by_chance(Mutation::R4StaleCopyPromoted, 1),
-    by_chance(Mutation::R16BootNonceIgnored, 3),
+    by_chance(Mutation::R16BootNonceIgnored, 4),
     by_chance(Mutation::T1ValueDecidesQuorum, 6),
     by_chance(Mutation::T3ServesAfterVote, 644),
-    by_chance(Mutation::T9GateBeforeDrain, 14),
+    by_chance(Mutation::T9GateBeforeDrain, 8),
     scripted(Mutation::T14NoHandOver, 1, &scripts::FAILING_DISK_A),
     by_chance(Mutation::T18OwnVoteRefused, 1),
     scripted(Mutation::T21ReEnrolWaitsForWitness, 214, &scripts::TWICE_REPLACED),
     by_chance(Mutation::R7ReadsDoNotWait, 114),
-    by_chance(Mutation::R15ReadsInDoubt, 294),
+    by_chance(Mutation::R15ReadsInDoubt, 28),
     scripted(Mutation::R17ErrorAtOnce, 1, &scripts::FAILING_DISK_A),
     by_chance(Mutation::R12BlankWitnessVotes, 191),
     by_chance(Mutation::R5TenureNotFenced, 90),
@@ -99,6 +99,9 @@ fn broken(mutation: Mutation, seed: u64, script: Option<&'static Script>) -> wor
     break_rule(None);
     report
 }
+
+/// Seeds within which a broken rule must show.
+const SEEDS_MAX: u64 = 5000;
 
 /// Seeds upwards from `from`, until the broken rule shows.
 pub fn find(entry: Entry, from: u64, seeds: u64) -> ExitCode {
@@ -143,8 +146,11 @@ pub fn table() -> ExitCode {
         let found = broken(entry.mutation, entry.seed, entry.script).violation;
         let clean = world::run(entry.seed, entry.script, false).violation;
         if found.is_none() {
-            println!("{:?}: seed {} no longer finds it", entry.mutation, entry.seed);
-            wrong += 1;
+            // Any change of a core moves every history: look for a new seed, and say so.
+            println!("{:?}: seed {} no longer finds it; record this one:", entry.mutation, entry.seed);
+            if find(*entry, 1, SEEDS_MAX) != ExitCode::SUCCESS {
+                wrong += 1;
+            }
         }
         if let Some(reason) = clean {
             println!("seed {} (of {:?}) with the rule in force: {reason}", entry.seed, entry.mutation);
