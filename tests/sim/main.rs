@@ -162,7 +162,7 @@ fn print_reports(reports: &[Report], seconds: f64, json: bool) -> ExitCode {
 
 /// Seeds run as a test, from 1: a number and not a time, so that every machine runs the same ones.
 /// `SIM_SEEDS` names another.
-const TEST_SEEDS: u64 = 600;
+const TEST_SEEDS: u64 = 400;
 
 /// Replay, the table of mutations, then the first seeds.
 fn as_test() -> ExitCode {
