@@ -644,7 +644,11 @@ impl Handle {
     }
 
     async fn remove_group_here(&self, group: &Group) -> Result<(), CommandError> {
-        self.command(group.group_id(), Command::Remove).await?;
+        match self.command(group.group_id(), Command::Remove).await {
+            // The other array's tombstone may have come first: the control is gone already.
+            Ok(()) | Err(CommandError::Object(ObjectError::Missing { .. })) => {}
+            Err(error) => return Err(error),
+        }
         let name = group.name.clone();
         self.update(move |objects| objects.remove_group(&name, now_seconds()).map(drop)).await
     }
