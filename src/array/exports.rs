@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::arbitration::{GroupId, Side};
-use crate::group::{PathState, PathView, Role};
+use crate::group::{PathState, PathView};
 use crate::iscsi::pdu::LoginStatus;
 use crate::iscsi::{Candidate, TargetRecord};
 use crate::portal::{Export, Exports, View as ExportView};
@@ -180,17 +180,10 @@ impl ExportTable {
             Some(Some(view)) => (state(view.own), view.peer.map(state)),
         };
         let (me, peer) = (self.0.me, self.0.me.other());
-        // PREF names the natural primary, whoever is in office.
-        let preferred = view.flatten().is_none_or(|view| (view.role == Role::Primary) != view.reversed);
         // Over iSCSI a target port is a portal group (RFC 7143 4.2.7), and every array has one.
         Access {
-            own: PortGroup { id: base(me), state: own, preferred, ports: vec![base(me)] },
-            other: other.map(|state| PortGroup {
-                id: base(peer),
-                state,
-                preferred: !preferred,
-                ports: vec![base(peer)],
-            }),
+            own: PortGroup { id: base(me), state: own, ports: vec![base(me)] },
+            other: other.map(|state| PortGroup { id: base(peer), state, ports: vec![base(peer)] }),
             transition_s: TRANSITION_S,
         }
     }

@@ -79,7 +79,7 @@ impl Exports for Array {
             write_cache: self.write_cache,
             limits: Limits::default(),
         };
-        let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, preferred: true, ports: vec![1] };
+        let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, ports: vec![1] };
         let export = Export {
             lun: Lun::new(3).unwrap(),
             id: 900,

@@ -85,7 +85,9 @@ pub(super) fn target_port_groups(access: &Access, extended: bool, out: &mut Para
 
 fn port_group(group: &PortGroup, out: &mut Parameter<'_>) {
     let ports = group.ports.get(..255).unwrap_or(&group.ports);
-    out.u8(if group.preferred { 0x80 } else { 0 } | group.state.code());
+    // PREF stays 0: Linux's alua prioritizer ranks a preferred standby group (81) above an active one
+    // (50), and would send every host to the array that does not serve.
+    out.u8(group.state.code());
     // Transitioning, standby, active/non-optimized and active/optimized occur.
     out.u8(0x87);
     out.u16(group.id);

@@ -113,8 +113,6 @@ impl AccessState {
 pub struct PortGroup {
     pub id: u16,
     pub state: AccessState,
-    /// PREF bit: this array is the natural primary.
-    pub preferred: bool,
     /// Relative target port identifiers, at most 255 of them (the count has one byte).
     pub ports: Vec<u16>,
 }

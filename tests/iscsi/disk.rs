@@ -92,7 +92,7 @@ impl Exports for Disk {
             write_cache: false,
             limits: Limits::default(),
         };
-        let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, preferred: true, ports: vec![1] };
+        let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, ports: vec![1] };
         let export = Export {
             lun: Lun::new(0).unwrap(),
             id: 1,

@@ -48,8 +48,7 @@ impl Rig {
             write_cache: false,
             limits: Limits::default(),
         };
-        let own =
-            PortGroup { id: 1, state: AccessState::ActiveOptimized, preferred: true, ports: vec![1, 2] };
+        let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, ports: vec![1, 2] };
         Self {
             unit,
             access: Access { own, other: None, transition_s: 5 },

@@ -57,23 +57,22 @@ fn luns() {
 fn target_port_groups() {
     let mut rig = Rig::new();
     let short = [0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
-    let own = [0x80, 0x87, 0, 1, 0, 2, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
+    let own = [0x00, 0x87, 0, 1, 0, 2, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
     let data = rig.ask(&short);
     assert_eq!(data[..4], [0, 0, 0, 16]);
     assert_eq!(data[4..], own);
-    rig.access.other =
-        Some(PortGroup { id: 256, state: AccessState::Standby, preferred: false, ports: vec![256] });
+    rig.access.other = Some(PortGroup { id: 256, state: AccessState::Standby, ports: vec![256] });
     let data = rig.ask(&[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     assert_eq!(data[..8], [0, 0, 0, 32, 0x10, 5, 0, 0], "extended header with the transition time");
     assert_eq!(data[8..24], own);
     assert_eq!(data[24..], [0x02, 0x87, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0]);
     assert_eq!(rig.refused(&[0xa3, 0x4a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]), Sense::invalid_in_cdb(1, Some(7)));
     for (state, code) in [
-        (AccessState::ActiveOptimized, 0x80),
-        (AccessState::ActiveNonOptimized, 0x81),
-        (AccessState::Standby, 0x82),
-        (AccessState::Unavailable, 0x83),
-        (AccessState::Transitioning, 0x8f),
+        (AccessState::ActiveOptimized, 0x00),
+        (AccessState::ActiveNonOptimized, 0x01),
+        (AccessState::Standby, 0x02),
+        (AccessState::Unavailable, 0x03),
+        (AccessState::Transitioning, 0x0f),
     ] {
         rig.access.own.state = state;
         assert_eq!(rig.ask(&short)[4], code);
