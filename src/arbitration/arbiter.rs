@@ -117,6 +117,9 @@ pub struct Arbiter {
     pub(super) register: Register,
     /// This life began with a register read from disk.
     pub(super) restarted: bool,
+    /// After a restart: the former primary is still waited for (`start_wait`). It is there, and what
+    /// befalls it later is its own matter, as soon as it asks this array for a lease.
+    pub(super) awaits_primary: bool,
     /// One round trip with the peer or the enrolled witness since (T16).
     pub(super) contact: bool,
     pub(super) began: Time,
@@ -155,6 +158,7 @@ impl Arbiter {
             timers,
             register: Register::new(record),
             restarted,
+            awaits_primary: restarted,
             contact: !restarted,
             began: Time::ZERO,
             sequence: 0,
@@ -392,6 +396,7 @@ impl Arbiter {
                     self.persist(out);
                 }
                 let answer = if granted.is_some() {
+                    self.awaits_primary = false;
                     Body::Granted { number, tenure: self.chosen().tenure() }
                 } else {
                     Body::NotGranted { number, vote: self.register.record.vote }

@@ -111,7 +111,8 @@ impl Arbiter {
         }
     }
 
+    /// The former primary has had its time to return, or did return.
     pub fn start_wait_over(&self, now: Now) -> bool {
-        !self.restarted || now.grantor.since(self.began) >= self.timers.start_wait
+        !self.awaits_primary || now.grantor.since(self.began) >= self.timers.start_wait
     }
 }

@@ -121,7 +121,7 @@ impl Lab {
             stale_examples: Vec::new(),
         };
         if let Err(error) = lab.attach(None) {
-            lab.look_into_guest();
+            lab.look_into_guest("start");
             return Err(error);
         }
         Ok(lab)
@@ -160,10 +160,11 @@ impl Lab {
     }
 
     /// What a person would look at first, into the log directory.
-    pub fn look_into_guest(&mut self) {
-        let script = "multipath -ll; multipathd show paths; iscsiadm -m session -P 1; cat /proc/mounts; dmesg | tail -150";
+    pub fn look_into_guest(&mut self, when: &str) {
+        let script = "multipath -ll; multipathd show paths; iscsiadm -m session -P 1; cat /proc/mounts; \
+            date +%T.%N; cat /proc/uptime; dmesg | tail -400";
         let said = self.guest.sh(script, Duration::from_secs(30)).unwrap_or_else(|error| error.to_string());
-        if let Err(error) = std::fs::write(self.options.directory.join("guest.txt"), said) {
+        if let Err(error) = std::fs::write(self.options.directory.join(format!("guest-{when}.txt")), said) {
             eprintln!("the guest's state cannot be kept: {error}");
         }
     }

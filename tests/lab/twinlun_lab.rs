@@ -147,11 +147,13 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
                 .execute(&row)
                 .unwrap_or_else(|error| Outcome { why: vec![error.to_string()], ..Outcome::default() });
             report(&row, number, &outcome, arguments.json);
+            if arguments.keep || !outcome.pass {
+                lab.look_into_guest(&format!("{}-{number}", row.id));
+            }
             if outcome.pass {
                 passed += 1;
             } else {
                 failed += 1;
-                lab.look_into_guest();
                 eprintln!("{}", lab.last_words());
             }
             // A row that failed, or that damages data on purpose, is followed by new arrays.

@@ -178,6 +178,19 @@ fn f18_only_the_secondary_returns_and_is_promoted_after_start_wait() {
 }
 
 #[test]
+fn f6_soon_after_the_secondary_restarted_it_is_promoted_without_start_wait() {
+    let mut rig = in_sync();
+    rig.kill(1);
+    rig.run(2000);
+    rig.restart(1);
+    rig.run(10_000);
+    rig.is_well(0);
+    rig.kill(0);
+    let gap = rig.until_serves(1, 10_000);
+    assert!(gap < 4500, "{gap}");
+}
+
+#[test]
 fn f20_a_blank_witness_is_enrolled() {
     let mut rig = in_sync();
     rig.kill_witness();
