@@ -81,13 +81,13 @@ pub struct Request {
 }
 
 /// Why a volume does not carry out media commands now. The front end turns it into its own words
-/// (SCSI: 02/04/0B or 02/04/0A; NVMe: ANA status).
+/// (SCSI: 02/04/0B; NVMe: ANA status).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The other array serves, or nobody may (standby: 02/04/0B).
     Standby,
-    /// Roles are changing and the hold ran out (02/04/0A only for TEST UNIT READY; media commands
-    /// get 02/04/0B, because a path failed by 0A comes back late).
+    /// Roles are changing and the hold ran out (02/04/0B all the same, because a path failed by 0A
+    /// comes back late).
     Transition,
     /// A named limit on commands in flight was reached (TASK SET FULL).
     Busy,

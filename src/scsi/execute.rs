@@ -178,19 +178,21 @@ impl Device<'_> {
         }
         // The volume decides on media commands: it may hold them until the roles are clear.
         if !entry.standby && !command.is_for_the_volume() {
-            self.must_be_active(&command)?;
+            self.must_be_active()?;
         }
         let medium = self.carry_out(command, &mut Parameter(out))?;
         if medium.is_none() && command.is_for_the_volume() {
-            self.must_be_active(&command)?;
+            self.must_be_active()?;
         }
         Ok(medium)
     }
 
-    fn must_be_active(&self, command: &Command) -> Result<(), Sense> {
+    /// In a transition 02/04/0B too, TEST UNIT READY included: path checkers (multipath-tools up to
+    /// 0.9.4) take 02/04/0A for a dead path, which comes back at the next poll only, seconds after
+    /// the array serves. Who wants to know asks by RTPG or REQUEST SENSE.
+    fn must_be_active(&self) -> Result<(), Sense> {
         match self.addressed.access.own.state {
             AccessState::ActiveOptimized | AccessState::ActiveNonOptimized => Ok(()),
-            AccessState::Transitioning if *command == Command::TestUnitReady => Err(Sense::TRANSITION),
             AccessState::Standby | AccessState::Unavailable | AccessState::Transitioning => {
                 Err(Sense::STANDBY)
             }
@@ -279,7 +281,10 @@ impl Device<'_> {
         if let Some(attention) = self.nexus.take(self.addressed.lun) {
             return UnitAttention::sense(attention);
         }
-        self.must_be_active(&Command::TestUnitReady).err().unwrap_or(Sense::NO_SENSE)
+        match self.addressed.access.own.state {
+            AccessState::Transitioning => Sense::TRANSITION,
+            _ => self.must_be_active().err().unwrap_or(Sense::NO_SENSE),
+        }
     }
 
     fn mode_select(&self, long: bool, save: bool, list: u32) -> Result<(), Sense> {
