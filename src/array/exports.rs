@@ -73,6 +73,7 @@ fn state(path: PathState) -> AccessState {
     match path {
         PathState::Optimized => AccessState::ActiveOptimized,
         PathState::Standby => AccessState::Standby,
+        PathState::NonOptimized => AccessState::ActiveNonOptimized,
         PathState::Transitioning => AccessState::Transitioning,
     }
 }

@@ -252,6 +252,8 @@ pub enum Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PathState {
     Optimized,
+    /// Not serving yet: commands are held until this array is promoted, or its hold ends.
+    NonOptimized,
     Standby,
     Transitioning,
 }

@@ -22,9 +22,14 @@ impl Control {
         let primary = self.is_primary();
         let changing = self.is_changing(now);
         let pending = now.grantor < self.promotion_hold(now);
+        // *Promotion pending*: commands that come are held. A host brings them only to a path it thinks
+        // usable (Linux's scsi_dh_alua sends nothing to a standby group, and asks one in transition
+        // again after 2 s, twice), so this is told as what it is to a host, a slow path.
         let own = if self.serving && !changing {
             PathState::Optimized
-        } else if changing || pending || (primary && now.grantor < self.hold_until) {
+        } else if pending && !changing {
+            PathState::NonOptimized
+        } else if changing || (primary && now.grantor < self.hold_until) {
             PathState::Transitioning
         } else {
             PathState::Standby

@@ -75,7 +75,8 @@ fn f6_the_primary_dies_and_returns_as_secondary() {
     rig.run(100);
     rig.kill(0);
     rig.run(1000);
-    assert_eq!(rig.view(1).own, PathState::Transitioning, "promotion pending\n{}", rig.tail());
+    assert_eq!(rig.view(1).own, PathState::NonOptimized, "promotion pending\n{}", rig.tail());
+    assert_eq!(rig.mode(1), Mode::Held);
     assert_eq!(rig.view(1).peer, None);
     rig.write(1, 2);
     let gap = rig.until_serves(1, 5000);
