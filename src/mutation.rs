@@ -4,6 +4,19 @@
 //! A mutation is named for the rule or trace it breaks; its place in a core reads
 //! `if !mutation::on(Mutation::T2GrantAfterVote) && …`.
 
+/// The enum, and its members by name.
+macro_rules! mutations {
+    ($(#[$meta:meta])* pub enum Mutation { $($(#[$doc:meta])* $name:ident,)* }) => {
+        $(#[$meta])*
+        pub enum Mutation { $($(#[$doc])* $name,)* }
+
+        /// Every mutation, in the order of their numbers.
+        #[cfg(feature = "testing")]
+        const ALL: &[(&str, Mutation)] = &[$((stringify!($name), Mutation::$name),)*];
+    };
+}
+
+mutations! {
 /// One broken rule. Grows with the cores; keep the numbers of ARBITRATION's traces in the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -73,8 +86,27 @@ pub enum Mutation {
     StoreWriteNotStable,
     /// Rule 2: the store reports a flush done without one.
     StoreFlushSkipped,
-    /// A vote or map is reported durable without a flush.
-    RecordFlushSkipped,
+    /// A data file's own record is reported durable while it is not.
+    VolumeRecordNotStable,
+    /// The name of a new data file is not made durable.
+    VolumeNameNotSynced,
+    /// The removal of a data file is not made durable.
+    VolumeRemovalNotSynced,
+    /// Pages of a dirty map are reported durable without a flush.
+    MapFlushSkipped,
+    /// A new dirty map's header is reported durable without a flush.
+    MapHeaderFlushSkipped,
+    /// The name of a new dirty map is not made durable.
+    MapNameNotSynced,
+    /// A vote is reported durable without a flush.
+    VoteFlushSkipped,
+    /// A record in a file of its own (an array's identity, a witness's state) is reported durable
+    /// while it is not.
+    RecordNotStable,
+    /// A change of the objects is reported durable without a flush.
+    ObjectFlushSkipped,
+    /// The names of the files of `data_dir` are not made durable.
+    DataDirNamesNotSynced,
     /// Rule 1: a lease counts from the receipt of its grant, not from the send of its question.
     R1LeaseFromReceipt,
     /// Rule 4: an array that is not in sync may be promoted.
@@ -108,26 +140,46 @@ pub enum Mutation {
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }
+}
 
 #[cfg(feature = "testing")]
 mod switch {
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
-    thread_local! { static ACTIVE: Cell<Option<super::Mutation>> = const { Cell::new(None) }; }
+    use super::{ALL, Mutation};
+
+    /// Names the mutation of a whole daemon.
+    pub const VARIABLE: &str = "TWINLUN_MUTATION";
+
+    thread_local! { static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) }; }
+    static EVERYWHERE: OnceLock<Mutation> = OnceLock::new();
 
     /// Breaks one rule on this thread until called again with `None`.
-    pub fn set(mutation: Option<super::Mutation>) {
+    pub fn set(mutation: Option<Mutation>) {
         ACTIVE.with(|active| active.set(mutation));
     }
 
+    /// Breaks the rule that `TWINLUN_MUTATION` names, on every thread and for good; for daemons.
+    ///
+    /// # Errors
+    /// The variable names none: a test that asks for a mutation and gets none would pass for the
+    /// wrong reason.
+    pub fn set_from_environment() -> Result<Option<Mutation>, String> {
+        let Some(name) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let known = ALL.iter().find(|(known, _)| name == *known).map(|(_, mutation)| *mutation);
+        let mutation = known.ok_or_else(|| format!("{VARIABLE}: no mutation {}", name.display()))?;
+        Ok(Some(*EVERYWHERE.get_or_init(|| mutation)))
+    }
+
     #[inline]
-    pub fn on(mutation: super::Mutation) -> bool {
-        ACTIVE.with(|active| active.get() == Some(mutation))
+    pub fn on(mutation: Mutation) -> bool {
+        ACTIVE.with(|active| active.get() == Some(mutation)) || EVERYWHERE.get() == Some(&mutation)
     }
 }
 
 #[cfg(feature = "testing")]
-pub use switch::{on, set};
+pub use switch::{on, set, set_from_environment};
 
 #[cfg(not(feature = "testing"))]
 #[inline]

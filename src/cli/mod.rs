@@ -123,6 +123,8 @@ fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
             config.array.data_dir = data_dir.clone().unwrap_or(config.array.data_dir);
             log();
             end_on_panic();
+            #[cfg(feature = "testing")]
+            test_switches()?;
             let timers = config.timers.timers()?;
             Ok(crate::array::run(&config, timers)?)
         }
@@ -131,6 +133,8 @@ fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
             config.witness.data_dir = data_dir.clone().unwrap_or(config.witness.data_dir);
             log();
             end_on_panic();
+            #[cfg(feature = "testing")]
+            test_switches()?;
             let timers = config.timers.timers()?;
             Ok(crate::witness::run(&config, timers)?)
         }
@@ -150,6 +154,16 @@ fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
             Ok(crate::management::set_user(file, name, password)?)
         }
     }
+}
+
+/// Test builds: what the environment asks of a daemon.
+#[cfg(feature = "testing")]
+fn test_switches() -> Result<(), Failure> {
+    if let Some(mutation) = crate::mutation::set_from_environment()? {
+        tracing::warn!(?mutation, "this daemon breaks a rule on purpose");
+    }
+    crate::sys::volatile::seed_from_environment();
+    Ok(crate::sys::trace::start_from_environment()?)
 }
 
 /// A daemon with a thread missing is worse than one that is gone: the other array takes over.

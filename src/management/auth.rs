@@ -75,7 +75,8 @@ pub fn set_user(path: &Path, name: &str, password: &str) -> Result<(), UsersErro
         writeln!(file, "{name}:{hash}").map_err(failed)?;
     }
     file.sync_all().map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)
+    fs::rename(&new, path).map_err(failed)?;
+    crate::sys::directory::sync_of(path).map_err(failed)
 }
 
 /// The sessions of one API.

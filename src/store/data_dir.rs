@@ -10,7 +10,7 @@
 //! volumes/NAME    data of volumes without a path of their own
 //! ```
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use super::records::{RecordError, RecordFile};
 use crate::arbitration::Side;
 use crate::format::{Format, Slots, slots::SLOT_UNIT};
 use crate::mirror::VolumeId;
+use crate::mutation::{self, Mutation};
+use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, RawFile};
 
@@ -94,6 +96,8 @@ impl DataDir {
     /// a torn or foreign IDENTITY; a full disk.
     pub fn open(path: &Path, owner: Owner, engine: Engine) -> Result<Self, DataDirError> {
         let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+        let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let made: Vec<_> = path.ancestors().take_while(absent).collect();
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let lock = Self::lock(path)?;
         let identity_path = path.join("IDENTITY");
@@ -122,8 +126,10 @@ impl DataDir {
         for below in ["maps", "volumes"] {
             DirBuilder::new().recursive(true).mode(0o700).create(path.join(below)).map_err(failed)?;
         }
-        sync_directory_of(&identity_path).map_err(failed)?;
-        sync_directory_of(path).map_err(failed)?;
+        sync_directory_of(&identity_path, Mutation::DataDirNamesNotSynced).map_err(failed)?;
+        for directory in made {
+            sync_directory_of(directory, Mutation::DataDirNamesNotSynced).map_err(failed)?;
+        }
         Ok(Self { path: path.to_owned(), identity, engine, _lock: lock })
     }
 
@@ -220,16 +226,12 @@ fn decode(body: &[u8]) -> Option<Identity> {
     Some(Identity { uuid: Uuid::from_bytes(*uuid), owner, boot, fresh: false })
 }
 
-/// A file was made, renamed or removed: makes that durable.
+/// A file was made, renamed or removed: makes that durable. Test builds: unless `broken` is on.
 ///
 /// # Errors
 /// The system's.
-pub fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(parent)?.sync_all()
+pub fn sync_directory_of(path: &Path, broken: Mutation) -> io::Result<()> {
+    if mutation::on(broken) { Ok(()) } else { directory::sync_of(path) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::data_dir::sync_directory_of;
 use crate::mirror::MapPage;
 use crate::mutation::{self, Mutation};
+use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, RawFile};
 
@@ -31,12 +32,14 @@ impl MapFile {
         let made = (|| {
             file.set_len(len.max(PAGE))?;
             file.write_at(header, 0, false)?;
-            file.sync_data()?;
-            sync_directory_of(path)
+            if !mutation::on(Mutation::MapHeaderFlushSkipped) {
+                file.sync_data()?;
+            }
+            sync_directory_of(path, Mutation::MapNameNotSynced)
         })();
         if let Err(error) = made {
             // It holds nothing yet; best effort.
-            let _ = std::fs::remove_file(path);
+            let _ = directory::remove(path, engine.is_volatile());
             return Err(error);
         }
         Ok(Self { file })
@@ -74,7 +77,7 @@ impl MapFile {
         for page in pages {
             self.file.write_at(&page.bytes[..], page.offset, false)?;
         }
-        if pages.is_empty() || mutation::on(Mutation::RecordFlushSkipped) {
+        if pages.is_empty() || mutation::on(Mutation::MapFlushSkipped) {
             return Ok(());
         }
         self.file.sync_data()

@@ -15,6 +15,7 @@ use super::data_dir::sync_directory_of;
 use crate::format::slots::{Newest, SLOT_UNIT};
 use crate::format::{Format, SlotError, Slots};
 use crate::mutation::{self, Mutation};
+use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, RawFile};
 
@@ -42,12 +43,13 @@ fn open_or_make(path: &Path, len: usize, engine: Engine) -> io::Result<RawFile> 
         other => return other,
     }
     let file = RawFile::open(path, Access { create_new: true, ..access })?;
-    let filled = reserve(&file, 0, len).and_then(|()| sync_directory_of(path));
+    let filled =
+        reserve(&file, 0, len).and_then(|()| sync_directory_of(path, Mutation::DataDirNamesNotSynced));
     match filled {
         Ok(()) => Ok(file),
         Err(error) => {
             // It holds nothing yet; best effort.
-            let _ = std::fs::remove_file(path);
+            let _ = directory::remove(path, engine.is_volatile());
             Err(error)
         }
     }
@@ -141,7 +143,7 @@ impl RecordFile {
         let Some(bytes) = self.slots.encode(next.sequence, body) else {
             return Err(RecordError::TooLong { path: path(), len: body.len(), max: self.slots.body_max() });
         };
-        let stable = !mutation::on(Mutation::RecordFlushSkipped);
+        let stable = !mutation::on(Mutation::RecordNotStable);
         let offset = (next.slot * self.slots.slot_len) as u64;
         self.file
             .write_at(&bytes, offset, stable)
@@ -241,7 +243,7 @@ impl RecordTable {
             self.file.write_at(&bytes, offset as u64, false).map_err(failed)?;
             written.push((key, entry, next));
         }
-        if !written.is_empty() && !mutation::on(Mutation::RecordFlushSkipped) {
+        if !written.is_empty() && !mutation::on(Mutation::VoteFlushSkipped) {
             self.file.sync_data().map_err(failed)?;
         }
         self.entries.extend(written.into_iter().map(|(key, entry, place)| (key, (entry, place))));

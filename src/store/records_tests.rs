@@ -72,7 +72,7 @@ mod power {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("votes");
         let mut durable = BTreeMap::new();
-        crate::mutation::set(mutate.then_some(Mutation::RecordFlushSkipped));
+        crate::mutation::set(mutate.then_some(Mutation::VoteFlushSkipped));
         let mut lost = false;
         for life in 0..60_u8 {
             let opened = RecordTable::open(&path, SLOTS.format, Engine::Volatile);

@@ -16,6 +16,8 @@ use thiserror::Error;
 use crate::block::{BLOCK, PHYSICAL_BLOCK};
 use crate::format::{Format, SlotError, Slots, slots::SLOT_UNIT};
 use crate::mirror::VolumeId;
+use crate::mutation::{self, Mutation};
+use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, Medium, RawFile};
 
@@ -99,12 +101,12 @@ impl DataFile {
             }
         })?;
         let made = Self::fill(&raw, id, size).and_then(|()| {
-            sync_directory_of(path).map_err(failed)?;
+            sync_directory_of(path, Mutation::VolumeNameNotSynced).map_err(failed)?;
             Self::locked(raw, id, size, engine)
         });
         if made.is_err() {
             // Best effort: the file is ours, new and empty.
-            let _ = fs::remove_file(path);
+            let _ = directory::remove(path, engine.is_volatile());
         }
         made
     }
@@ -224,8 +226,8 @@ impl DataFile {
             let blank = vec![0; RECORD.file_len()];
             return file.inner.lock.write_at(&blank, at, true).map_err(failed);
         }
-        fs::remove_file(path).map_err(failed)?;
-        sync_directory_of(path).map_err(failed)
+        directory::remove(path, engine.is_volatile()).map_err(failed)?;
+        sync_directory_of(path, Mutation::VolumeRemovalNotSynced).map_err(failed)
     }
 
     pub fn id(&self) -> VolumeId {
@@ -272,7 +274,8 @@ impl DataFile {
 fn write_record(raw: &RawFile, at: u64, id: VolumeId, size: u64) -> io::Result<()> {
     let body = [&id.0[..], &size.to_le_bytes()].concat();
     let slot = RECORD.encode(1, &body).unwrap_or_default(); // 24 bytes fit in any slot
-    raw.write_at(&[&slot[..], &slot[..]].concat(), at, true)
+    let stable = !mutation::on(Mutation::VolumeRecordNotStable);
+    raw.write_at(&[&slot[..], &slot[..]].concat(), at, stable)
 }
 
 type Found = Result<(VolumeId, u64), SlotError>;

@@ -108,13 +108,14 @@ impl RawFile {
         if access.exclusive {
             flags |= libc::O_EXCL;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(access.create_new)
-            .mode(0o600)
-            .custom_flags(flags)
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(flags);
+        #[cfg(feature = "testing")]
+        if access.volatile {
+            let file = super::volatile_names::open(path, &mut options, access.create_new)?;
+            return Self::from_file(file, path, access);
+        }
+        let file = options.create_new(access.create_new).mode(0o600).open(path)?;
         Self::from_file(file, path, access)
     }
 

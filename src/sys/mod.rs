@@ -4,6 +4,7 @@
 
 pub mod buffer;
 pub mod clock;
+pub mod directory;
 pub mod engine;
 pub mod file;
 pub mod pool;
@@ -15,3 +16,5 @@ pub mod trace;
 pub mod turn;
 #[cfg(feature = "testing")]
 pub mod volatile;
+#[cfg(feature = "testing")]
+mod volatile_names;

@@ -38,11 +38,23 @@ struct Cache {
 type Files = HashMap<(u64, u64), Weak<Volatile>>;
 
 static FILES: Mutex<Option<Files>> = Mutex::new(None);
+/// Of eight sectors written, so many reach the file at once.
+static WRITE_BACK: AtomicU64 = AtomicU64::new(1);
 static SEED: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
 
 /// Sets where the random choices go on from.
 pub fn seed(seed: u64) {
     SEED.store(seed, Ordering::Relaxed);
+}
+
+/// Lets the random choices go on from another number at each start of a daemon. Some lives write
+/// back nothing by themselves, others nearly all; `TWINLUN_WRITE_BACK` says how many sectors of
+/// eight, if it is set.
+pub fn seed_from_environment() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    seed(u64::from(now.subsec_nanos()) << 32 | u64::from(std::process::id()));
+    let given = std::env::var("TWINLUN_WRITE_BACK").ok().and_then(|text| text.parse().ok());
+    WRITE_BACK.store(given.unwrap_or_else(|| random() % 8), Ordering::Relaxed);
 }
 
 /// SplitMix64 over a shared counter: one more random word.
@@ -59,6 +71,7 @@ pub fn crash_all() {
     for file in files.into_values().filter_map(|file| file.upgrade()) {
         file.crash();
     }
+    super::volatile_names::crash();
 }
 
 /// The power goes for the whole array: [`crash_all`], then the process ends at once.
@@ -136,7 +149,7 @@ impl Volatile {
                 }
             };
             whole[to..to + len].copy_from_slice(&bytes[at..at + len]);
-            if random().is_multiple_of(8) {
+            if random() % 8 < WRITE_BACK.load(Ordering::Relaxed) {
                 self.file.write_all_at(&whole[..], sector * SECTOR)?;
             } else {
                 cache.held.insert(sector, whole);

@@ -56,14 +56,23 @@ struct Write {
     sequence: u64,
 }
 
+/// The witness writes little and blocks for it. Test builds: `TWINLUN_WITNESS_ENGINE=volatile`.
+fn engine() -> Engine {
+    #[cfg(feature = "testing")]
+    if std::env::var_os("TWINLUN_WITNESS_ENGINE").is_some_and(|name| name == "volatile") {
+        return Engine::Volatile;
+    }
+    Engine::Plain
+}
+
 /// Runs a witness until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps it from starting, by name.
 pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
     let settings = &config.witness;
-    let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, Engine::Plain)?;
-    let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, Engine::Plain)?;
+    let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, engine())?;
+    let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
     let run_dir = settings.run_dir.clone().unwrap_or_else(|| RUN_DIR.into());
     let identity = data_dir.identity().uuid;

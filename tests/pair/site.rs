@@ -135,6 +135,13 @@ pub struct Place {
     /// Name and replication port of the other array.
     pub peer: Option<(String, u16)>,
     pub witness: Option<u16>,
+    /// How the array does its I/O; none: as it thinks best.
+    pub engine: Option<&'static str>,
+    /// More of the configuration.
+    pub extra: String,
+    pub environment: Vec<(String, String)>,
+    /// Program and arguments that the array is started through; none: by itself.
+    pub wrapper: Vec<String>,
 }
 
 impl Place {
@@ -149,6 +156,10 @@ impl Place {
             management: port(),
             peer: None,
             witness: None,
+            engine: None,
+            extra: String::new(),
+            environment: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -157,10 +168,11 @@ impl Place {
     }
 
     pub fn config(&self) -> String {
+        let engine = self.engine.map_or(String::new(), |engine| format!("engine = \"{engine}\"\n"));
         let Self { name, side, portal, replication, management, .. } = self;
         let mut text = format!(
             "[array]\nname = \"{name}\"\nside = \"{side}\"\ndata_dir = \"{}\"\ndata_threads = 1\n\
-             stop_linger = \"100ms\"\n\
+             stop_linger = \"100ms\"\n{engine}\
              [portal]\nlisten = [\"127.0.0.1:{portal}\"]\n[management]\nlisten = \"127.0.0.1:{management}\"\n",
             self.data_dir.display()
         );
@@ -172,7 +184,7 @@ impl Place {
         if let Some(witness) = self.witness {
             text += &format!("[witness]\naddress = \"127.0.0.1:{witness}\"\n");
         }
-        text
+        text + &self.extra
     }
 
     pub fn config_path(&self) -> PathBuf {
@@ -186,7 +198,11 @@ impl Place {
     /// Starts the array without waiting.
     pub fn spawn(&self) -> Daemon {
         fs::write(self.config_path(), self.config()).unwrap();
-        Daemon::start("array", &self.config_path(), &self.log_path())
+        let words: Vec<_> = self.wrapper.iter().map(String::as_str).chain([BINARY]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("array").arg("--config").arg(self.config_path());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        Daemon::spawn(command, &self.log_path())
     }
 
     /// Starts the array and waits until it serves.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::backend::Backend;
 use super::model::Objects;
 use crate::format::{EnvelopeError, Format};
+use crate::mutation::Mutation;
 use crate::store::data_dir::sync_directory_of;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, RawFile};
@@ -152,7 +153,7 @@ fn open_or_make(path: &Path, engine: Engine) -> io::Result<RawFile> {
         opened => return opened,
     }
     let file = RawFile::open(path, Access { create_new: true, ..access })?;
-    sync_directory_of(path)?;
+    sync_directory_of(path, Mutation::DataDirNamesNotSynced)?;
     Ok(file)
 }
 
