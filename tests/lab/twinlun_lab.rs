@@ -107,9 +107,6 @@ fn select(names: &[String]) -> Result<Vec<Row>, String> {
     Ok(rows.into_iter().copied().collect())
 }
 
-/// Runs of a row on the same arrays.
-const RUNS_PER_SITE: u32 = 3;
-
 fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
     let options = Options {
         image: arguments.image.clone(),
@@ -160,11 +157,7 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
                 eprintln!("{}", lab.last_words());
             }
             // A row that failed, or that damages data on purpose, is followed by new arrays.
-            // So is every third run: a link that was lost again and again makes `rejoin_delay` double.
-            fresh = outcome.pass
-                && row.expects == rows::Expects::NothingLost
-                && !saturating
-                && !number.is_multiple_of(RUNS_PER_SITE);
+            fresh = outcome.pass && row.expects == rows::Expects::NothingLost && !saturating;
         }
     }
     if fresh && let Err(error) = lab.finish() {
