@@ -106,6 +106,8 @@ fn array_toml(node: Node, own: &Path, address: &Addresses) -> String {
             names[other], address.replication[me], address.replication[other]
         );
         text += &format!("\n[witness]\naddress = \"{}\"\nallow_plaintext = true\n", address.witness);
+        // Rows follow each other within a minute, which is no flapping link: the delay must not double.
+        text += "\n[timers]\nrejoin_delay_max = \"5s\"\n";
     }
     text
 }
