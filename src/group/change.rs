@@ -279,6 +279,7 @@ impl Control {
             && self.changes.role_change.is_none()
             && self.policy.auto_failover
             && self.primary.is_up()
+            && !self.recovering_restart
             && now.grantor >= self.changes.store_retry;
         if wanted {
             self.begin_change(true, Caller::Itself, now);

@@ -42,6 +42,8 @@ pub(super) struct Sum {
     pub io_old: u32,
     pub dirty: u64,
     pub recovering: u64,
+    /// Of these, because a write failed here (rule 17): what a hand over resolves.
+    pub failed: u64,
     pub map_pending: bool,
     pub oldest_unacked: Option<Time>,
     pub peer_failed: bool,
@@ -55,6 +57,7 @@ impl Sum {
         self.io_old += status.store_io_old;
         self.dirty += status.dirty_regions;
         self.recovering += status.recovering_regions;
+        self.failed += status.failed_regions;
         self.map_pending |= status.map_pending;
         self.oldest_unacked = [self.oldest_unacked, status.oldest_unacked].into_iter().flatten().min();
         self.peer_failed |= status.peer_failed;
@@ -314,7 +317,7 @@ impl Control {
             self.apply_chosen(now, members, out);
             self.sum = Sum::default();
             members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
-            self.recovering_restart &= self.sum.recovering != 0;
+            self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);

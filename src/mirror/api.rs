@@ -226,6 +226,8 @@ pub struct Status {
     pub dirty_regions: u64,
     /// Regions in doubt (rules 15, 17).
     pub recovering_regions: u64,
+    /// Of these, in doubt because a write failed on this copy (rule 17).
+    pub failed_regions: u64,
     /// Regions with the activity bit set.
     pub active_regions: u64,
     /// Writes in flight that were not sent in the present session.

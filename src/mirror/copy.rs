@@ -210,13 +210,14 @@ impl Volume {
         if running >= self.limits.copies {
             return None;
         }
-        // With both copies needed and this store failing, the region is not made equal from it:
-        // the error is held until the group is handed over or the peer dropped (rule 17).
-        let hold = self.store_failed && self.needs_both();
-        if !self.recovering.is_empty() && !hold {
+        // With both copies needed and this store failing, a region is not made equal from where the
+        // write failed: the error is held until the group is handed over or the peer dropped (rule
+        // 17), for a while. What a restart left in doubt is: it stands in the way of a hand over.
+        let hold = self.awaited_hand_over().is_some();
+        if !self.recovering.is_empty() {
             let mut region = self.recovering.next_from(0);
             while let Some(at) = region {
-                if !self.copies.has(at) {
+                if !self.copies.has(at) && !(hold && self.failed_here.contains(at)) {
                     return Some((at, CopyKind::Recover));
                 }
                 region = self.recovering.next_from(at + 1);
@@ -328,7 +329,7 @@ impl Volume {
             (State::Sending { .. }, _) => {
                 self.leave_copy(slot);
                 self.copies.halted_until = Some(cx.now.grantor + COPY_RETRY);
-                self.store_has_failed(out);
+                self.store_has_failed(cx, out);
             }
             _ => copy.state = State::Vacant,
         }
@@ -367,13 +368,15 @@ impl Volume {
             return;
         }
         self.recovering.remove(region);
+        self.failed_here.remove(region);
         self.must_copy.remove(region);
         // A region in recent use stays marked: its turn comes with its age.
         if !self.active.contains(region) {
             self.retire(region);
         }
-        self.leave_copy(slot);
+        // Errors held back are answered before what waited for the region writes there (rule 17).
         self.failed_may_be_settled();
+        self.leave_copy(slot);
         if self.recovering.is_empty() && self.must_copy.is_empty() {
             out.push(VolumeAction::Poke);
         }

@@ -241,13 +241,14 @@ impl Volume {
         command.stage = Stage::Running;
         command.local = Some(result);
         if command.decided == Some(Outcome::ReadError) {
-            self.store_has_failed(out);
+            self.store_has_failed(cx, out);
         }
         self.evaluate(slot, cx, out);
     }
 
-    pub(super) fn store_has_failed(&mut self, out: &mut Vec<VolumeAction>) {
-        if !core::mem::replace(&mut self.store_failed, true) {
+    pub(super) fn store_has_failed(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        if self.store_failed.is_none() {
+            self.store_failed = Some(cx.now.grantor);
             out.push(VolumeAction::Poke);
         }
     }
@@ -283,7 +284,7 @@ impl Volume {
         if !op.writes() {
             let outcome = read_outcome(op, result);
             if outcome != Outcome::Good {
-                self.store_has_failed(out);
+                self.store_has_failed(cx, out);
             }
             return self.conclude(slot, outcome, cx, out);
         }
@@ -320,7 +321,7 @@ impl Volume {
             return self.conclude(slot, Outcome::Good, cx, out);
         }
         if result == StoreResult::Failed {
-            self.store_has_failed(out);
+            self.store_has_failed(cx, out);
         }
         if both && !mutation::on(Mutation::R17ErrorAtOnce) {
             self.fall_into_doubt(slot, cx, out);
@@ -346,6 +347,7 @@ impl Volume {
         let (first, end) = regions_of(self.commands.at(slot).extent);
         for region in first..end {
             self.recovering.insert(region);
+            self.failed_here.insert(region);
         }
         self.commands.get(slot).stage = Stage::Failed;
         self.leave(slot);

@@ -58,6 +58,7 @@ impl Volume {
         self.barrier = 0;
         self.must_copy.clear();
         self.recovering.clear();
+        self.failed_here.clear();
         self.map.clear_all_activity();
         self.map.clear_all_out_of_sync();
         self.forget_marks();
@@ -105,7 +106,7 @@ impl Volume {
                 (InSync::Both, InSync::Primary) => self.peer_dropped(cx, out),
                 (InSync::Primary, InSync::Both) => {
                     self.joining = false;
-                    self.store_failed = false; // what failed before was copied, or answered
+                    self.forget_failure(); // what failed before was copied, or answered
                     self.must_copy.clear();
                     self.map.clear_all_out_of_sync();
                 }
@@ -128,7 +129,8 @@ impl Volume {
         self.joining = false;
         self.must_copy.clear();
         self.recovering.clear();
-        self.store_failed = false;
+        self.failed_here.clear();
+        self.forget_failure();
         self.forget_marks();
         let order = self.in_order();
         for &slot in &order {
@@ -145,6 +147,7 @@ impl Volume {
     fn take_office(&mut self, out: &mut Vec<VolumeAction>) {
         self.forget_marks();
         self.recovering.clear();
+        self.failed_here.clear();
         self.must_copy.clear();
         self.joining = false;
         self.map.activity_to_out_of_sync();
@@ -167,6 +170,7 @@ impl Volume {
         self.must_copy.clear();
         self.plan_out_of_sync();
         self.recovering.clear();
+        self.failed_here.clear();
         self.reconsider_all(cx, out);
     }
 

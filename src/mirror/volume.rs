@@ -22,6 +22,9 @@ use super::session::Session;
 /// How long commands wait for a lease that ran out before anything else was decided: as long as a
 /// former primary holds them (DESIGN §5, failsafe).
 pub(super) const HOLD_PAST_LEASE: Duration = Duration::from_secs(2);
+/// How long errors of a failing store are held back for the group to be handed over: two of
+/// control's tries. Where nobody takes over, both copies are made equal and the error is answered.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(10);
 /// How long bits that nothing waits for may stay unwritten: long enough to gather many.
 const LAZY_WRITE: Duration = Duration::from_secs(1);
 /// Numbers of the ledger's entries: copies first, then commands.
@@ -46,6 +49,8 @@ pub struct Volume {
     pub(super) must_copy: RegionSet,
     /// Regions in doubt (rules 15, 17).
     pub(super) recovering: RegionSet,
+    /// Of these, the ones where a write failed on this copy (rule 17).
+    pub(super) failed_here: RegionSet,
     pub(super) copies: Copies,
     pub(super) session: Option<Session>,
     pub(super) applies: Applies,
@@ -56,9 +61,12 @@ pub struct Volume {
     pub(super) plan_owed: bool,
     /// No answer before this snapshot of the map is durable.
     pub(super) barrier: u64,
-    pub(super) store_failed: bool,
+    /// Since when this store is known to fail.
+    pub(super) store_failed: Option<Time>,
     pub(super) peer_failed: bool,
     pub(super) peer_refused: bool,
+    /// This store fails and nobody took over in time.
+    pub(super) hand_over_hopeless: bool,
     /// Entries of the ledger that may be able to go on.
     pub(super) ready: Vec<u32>,
     /// Commands that look at the map again when a snapshot is durable.
@@ -120,6 +128,7 @@ impl Volume {
             clock: 0,
             active: ActiveSet::new(limits.active_regions),
             must_copy: none.clone(),
+            failed_here: none.clone(),
             recovering: none,
             copies: Copies::new(limits.copies),
             session: None,
@@ -127,9 +136,10 @@ impl Volume {
             joining: false,
             plan_owed: false,
             barrier: 0,
-            store_failed: false,
+            store_failed: None,
             peer_failed: false,
             peer_refused: false,
+            hand_over_hopeless: false,
             ready: Vec::new(),
             map_waiters: Vec::new(),
             map_spare: Vec::new(),
@@ -225,6 +235,19 @@ impl Volume {
         }
         self.note_lapse(now);
         Check::Wait
+    }
+
+    /// Until when writes that failed here wait for the other array to take over; `None`: none need
+    /// to, or they did for long enough.
+    pub(super) fn awaited_hand_over(&self) -> Option<Time> {
+        let since = self.store_failed.filter(|_| self.needs_both() && !self.hand_over_hopeless)?;
+        Some(since + HAND_OVER_WAIT)
+    }
+
+    /// This store works again, as far as is known.
+    pub(super) fn forget_failure(&mut self) {
+        self.store_failed = None;
+        self.hand_over_hopeless = false;
     }
 
     /// A command waits for the gate: when its mode is open, the lease ran out.
@@ -371,6 +394,9 @@ impl Volume {
             }
         }
         self.copies.end_pause(cx.now.grantor);
+        if self.awaited_hand_over().is_some_and(|end| cx.now.grantor >= end) {
+            self.hand_over_hopeless = true;
+        }
         if self.map_lazy_since.is_some_and(|since| cx.now.grantor >= since + LAZY_WRITE) {
             self.map_lazy_since = None;
             self.request_map(out);
@@ -385,7 +411,8 @@ impl Volume {
         let expiry = self.active.next_expiry(self.limits.activity_linger).filter(|_| self.is_primary());
         let lazy = self.map_lazy_since.map(|since| since + LAZY_WRITE);
         let retry = self.copies.next_retry();
-        [hold, expiry, lazy, retry].into_iter().flatten().min()
+        let give_in = self.awaited_hand_over().filter(|_| !self.failed_here.is_empty());
+        [hold, expiry, lazy, retry, give_in].into_iter().flatten().min()
     }
 
     fn someone_is_held(&self) -> bool {
@@ -397,11 +424,12 @@ impl Volume {
         let mut status = Status {
             dirty_regions: self.must_copy.len(),
             recovering_regions: self.recovering.len(),
+            failed_regions: self.failed_here.len(),
             active_regions: self.map.activity().len(),
             map_pending: self.map_pending(),
             peer_failed: self.peer_failed,
             peer_refused: self.peer_refused,
-            store_failed: self.store_failed,
+            store_failed: self.store_failed.is_some(),
             ..Status::default()
         };
         let primary = self.is_primary() || self.group.is_none();
