@@ -5,7 +5,7 @@ use twinlun::group::{BootNonce, Liveness, Policy};
 
 use crate::clock::Clocks;
 use crate::control::{GroupShell, Objects};
-use crate::disk::{File, Store};
+use crate::disk::{Failure, File, Store};
 use crate::frontend::Session;
 use crate::host::MS;
 use crate::network::{A, B, ConnectionId, Item, Process, Use, WITNESS};
@@ -59,7 +59,7 @@ pub struct Array {
     pub control: Option<ConnectionId>,
     pub witness: Option<ConnectionId>,
     pub sessions: Vec<Session>,
-    pub disk_failing: bool,
+    pub disk_failure: Option<Failure>,
     pub hang_until: u64,
     pub metadata_hang_until: u64,
     pub poked: bool,
@@ -95,7 +95,7 @@ impl Array {
             control: None,
             witness: None,
             sessions: Vec::new(),
-            disk_failing: false,
+            disk_failure: None,
             hang_until: 0,
             metadata_hang_until: 0,
             poked: false,

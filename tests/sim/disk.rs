@@ -23,6 +23,30 @@ pub enum Kind {
     Write,
 }
 
+/// How a volume's disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Writes fail and leave nothing behind.
+    Writes,
+    /// Writes fail, and of each a part (none, some, all of its blocks) is on the medium.
+    TornWrites,
+    /// There is no room: writes change nothing.
+    Full,
+    /// Reads and writes fail.
+    Everything,
+}
+
+impl Failure {
+    /// How I/O of this kind ends, if it fails.
+    pub const fn result(self, kind: Kind) -> Option<StoreResult> {
+        match (self, kind) {
+            (Self::Full, Kind::Write) => Some(StoreResult::NoSpace),
+            (_, Kind::Write) | (Self::Everything, _) => Some(StoreResult::Failed),
+            _ => None,
+        }
+    }
+}
+
 /// One piece of I/O of a volume.
 #[derive(Clone, Copy, Debug)]
 pub struct Io<O> {
@@ -35,6 +59,8 @@ pub struct Io<O> {
     /// For a write of less than whole physical blocks: what stood around it when it was read.
     around: Option<Payload>,
     effective: bool,
+    /// Of a write that fails: which blocks reach the medium all the same (one bit each).
+    pub torn: u8,
     /// When it is over, once it was submitted.
     pub done_at: u64,
     pub result: StoreResult,
@@ -63,6 +89,7 @@ impl<O: Copy> Store<O> {
             payload: Payload { span: span(extent), ..payload },
             around: None,
             effective: false,
+            torn: 0,
             done_at: 0,
             result: StoreResult::Done,
         };
@@ -104,6 +131,7 @@ impl<O: Copy> Store<O> {
         io.effective = true;
         let blocks = &mut self.volumes[usize::from(io.volume)];
         match io.kind {
+            Kind::Read | Kind::Compare if io.result != StoreResult::Done => None,
             Kind::Read => {
                 for (slot, index) in io.payload.span.range().enumerate() {
                     io.payload.stamps[slot] = blocks[index];
@@ -123,7 +151,12 @@ impl<O: Copy> Store<O> {
             }
             Kind::Write => {
                 if io.result != StoreResult::Done {
-                    return None;
+                    for (slot, (index, stamp)) in io.payload.iter().enumerate() {
+                        if io.torn >> slot & 1 == 1 {
+                            blocks[index] = stamp;
+                        }
+                    }
+                    return (io.torn != 0).then_some((io.volume, io.payload));
                 }
                 if let Some(around) = io.around {
                     for (index, stamp) in around.iter() {

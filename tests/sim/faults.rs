@@ -1,6 +1,7 @@
 //! What goes wrong: random faults by the plan's weights, each undone after a while, and scripted
 //! starts. At the end everything is healed.
 
+use crate::disk::Failure;
 use crate::host::MS;
 use crate::network::{A, B, Cut, FIRST_HOST, Process, Use, WITNESS};
 use crate::world::{Event, Phase, World};
@@ -78,11 +79,19 @@ pub enum Step {
     },
     DiskFails {
         array: usize,
-        fails: bool,
+        how: Failure,
+    },
+    DiskWorks {
+        array: usize,
     },
     /// By now some array must serve the group.
     MustServe {
         group: usize,
+    },
+    /// By now this array must be the primary of the group.
+    MustLead {
+        group: usize,
+        array: usize,
     },
     /// Hosts must have finished something lately.
     MustProgress {
@@ -256,8 +265,14 @@ impl World {
                 }
             }
             15 => {
-                self.apply(Step::DiskFails { array, fails: true });
-                self.at(span, Step::DiskFails { array, fails: false });
+                let how = self.rng.pick(&[
+                    Failure::Writes,
+                    Failure::TornWrites,
+                    Failure::Full,
+                    Failure::Everything,
+                ]);
+                self.apply(Step::DiskFails { array, how });
+                self.at(span, Step::DiskWorks { array });
             }
             _ => {
                 self.apply(Step::StallControl { array });
@@ -311,8 +326,10 @@ impl World {
             Step::DiskHang { array, span } => self.arrays[array].hang_until = self.now + span,
             Step::MetadataHang { array, span } => self.arrays[array].metadata_hang_until = self.now + span,
             Step::MustServe { group } => self.must_serve(group),
+            Step::MustLead { group, array } => self.must_lead(group, array),
             Step::MustProgress { group } => self.must_progress(group),
-            Step::DiskFails { array, fails } => self.arrays[array].disk_failing = fails,
+            Step::DiskFails { array, how } => self.arrays[array].disk_failure = Some(how),
+            Step::DiskWorks { array } => self.arrays[array].disk_failure = None,
         }
         self.drain_due();
     }
@@ -337,7 +354,7 @@ impl World {
             }
         };
         for array in 0..2 {
-            self.arrays[array].disk_failing = false;
+            self.arrays[array].disk_failure = None;
             self.resume_array(array);
             if self.away == Away::Array(array) {
                 self.crash_array(array, false);

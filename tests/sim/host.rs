@@ -435,7 +435,12 @@ impl World {
                 }
             }
             _ => {
-                // Refused, busy or failed: again, elsewhere if it was a refusal.
+                // Refused, busy or failed: again, elsewhere if it was a refusal. An error is final: the
+                // write was made or not, on both copies (rule 17).
+                if matches!(outcome, Outcome::WriteError | Outcome::NoSpace | Outcome::ReadError) {
+                    self.hosts[h].slots[slot].state = State::Waiting;
+                    self.host_settle(h, slot, |attempt| attempt.stamp == tag);
+                }
                 let group = self.plan.volumes[volume].group;
                 if matches!(outcome, Outcome::Refused(_)) {
                     let other = 1 - attempt.side;

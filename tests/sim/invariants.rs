@@ -232,6 +232,9 @@ impl World {
                 if newest.in_sync != InSync::Both || newest.tenure() != header.tenure {
                     return;
                 }
+                if header.session.boot != self.arrays[1 - a].boot_counter {
+                    return; // late, of the primary's former life
+                }
                 let lives = [self.arrays[0].boot, self.arrays[1].boot];
                 let joined = *self.watch.joined[group].get_or_insert(lives);
                 if joined[a] != lives[a] && joined[1 - a] == lives[1 - a] {
@@ -253,10 +256,11 @@ impl World {
         let failed = matches!(outcome, Outcome::WriteError | Outcome::NoSpace);
         if gate.needs_both() && (failed || (outcome == Outcome::Good && read)) {
             // Nothing that overlaps runs now, so what this command saw (or left in doubt) is the same
-            // on both copies (rules 7, 15, 17).
+            // on both copies (rules 7, 15, 17); but after an error that was held back a write may run
+            // that waited for it.
             for index in span(command.request.extent).range() {
                 let [one, other] = [0, 1].map(|array| self.arrays[array].store.volumes[v][index]);
-                if one != other {
+                if one != other && !(failed && self.later_write(a, v, command, index, [one, other])) {
                     let rule = if failed { "17" } else { "7, 15" };
                     return self.violate(format!(
                         "rule {rule}: {} answers {outcome:?} to {:?} while block {} differs (A {one}, B {other})",
@@ -311,6 +315,16 @@ impl World {
             }
             list.push((command.tag, self.now));
         }
+    }
+
+    /// The block differs because another host command is writing it, not this one.
+    fn later_write(&self, a: usize, v: usize, ended: &Command, index: usize, held: [Stamp; 2]) -> bool {
+        !held.contains(&ended.tag)
+            && self.arrays[a].volumes[v].commands.iter().flatten().any(|c| {
+                let began = self.watch.began[a][v].get(c.id.slot() as usize).copied().flatten();
+                let writes = c.request.op.writes() && span(c.request.extent).range().contains(&index);
+                writes && !c.answered && began.is_some() && held.contains(&c.tag)
+            })
     }
 
     /// A block of one copy changed: rule 10, where it differs from the other copy.

@@ -73,10 +73,6 @@ pub struct Plan {
     pub faults_until: u64,
 }
 
-/// Disks that fail writes come in scripts only, until seed 574 is understood (an error answered
-/// while a later overlapping write runs on one copy).
-const FAILING_DISKS: bool = false;
-
 impl Plan {
     /// Length of a grantor's promise: what faults are measured by.
     pub fn promise(&self) -> u64 {
@@ -185,7 +181,7 @@ impl Plan {
             switchover: w(rng, 6),
             stop_start: w(rng, 1),
             slow_disk: w(rng, 3),
-            failing_disk: if rng.per_mille(120) && FAILING_DISKS { 3 } else { 0 },
+            failing_disk: if rng.per_mille(250) { w(rng, 3) } else { 0 },
             stall_control: w(rng, 2),
         }
     }

@@ -108,6 +108,13 @@ impl World {
         }
     }
 
+    pub fn must_lead(&mut self, g: usize, a: usize) {
+        if self.watch.newest[g].is_none_or(|newest| newest.primary as usize != a) {
+            let why = self.why_not();
+            self.violate(format!("array {a} is not the primary of group {g} although it must be: {why}"));
+        }
+    }
+
     pub fn must_progress(&mut self, g: usize) {
         let last = self.hosts.iter().map(|h| h.last_completed[g]).max().unwrap_or(0);
         if last + PROGRESS_MAX < self.now {

@@ -1,9 +1,10 @@
 //! Directed starts: a plan with its chances fixed where it matters, and faults at given times.
 //! What a script leaves open the seed decides, the exact times (`jitter`) included.
 
+use crate::disk::Failure;
 use crate::faults::Step::{
-    self, Crash, Cut, DiskFails, DiskHang, Mend, MustProgress, MustServe, Start, Switchover, WitnessCrash,
-    WitnessReplace, WitnessRestore, WitnessStart,
+    self, Crash, Cut, DiskFails, DiskHang, Mend, MustLead, MustProgress, MustServe, Start, Switchover,
+    WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, WITNESS};
@@ -144,7 +145,7 @@ pub const LONE_PRIMARY: Script = Script {
 pub const FAILING_DISK_A: Script = Script {
     name: "failing-disk-a",
     plan: calm,
-    steps: &[(5000, DiskFails { array: A, fails: true }), (12_000, MustProgress { group: 0 })],
+    steps: &[(5000, DiskFails { array: A, how: Failure::Writes }), (8000, MustLead { group: 0, array: B })],
     jitter: 100,
     storm: false,
 };
@@ -158,7 +159,7 @@ pub const HANGING_DISK_A: Script = Script {
 pub const FAILING_DISK_B: Script = Script {
     name: "failing-disk-b",
     plan: calm,
-    steps: &[(5000, DiskFails { array: B, fails: true }), (11_000, MustProgress { group: 0 })],
+    steps: &[(5000, DiskFails { array: B, how: Failure::Writes }), (11_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
 };

@@ -9,7 +9,7 @@ use twinlun::mirror::{
 };
 
 use crate::array::Array;
-use crate::disk::{File, IoId, Kind, Owner};
+use crate::disk::{Failure, File, IoId, Kind, Owner};
 use crate::layout::{Payload, Stamp, span};
 use crate::network::{ConnectionId, Process};
 use crate::world::{Event, Message, World};
@@ -241,13 +241,13 @@ impl World {
         let duration =
             self.rng.between(self.plan.io_min, self.plan.io_max) + self.arrays[a].disk_hang(self.now);
         let (now, boot) = (self.now, self.arrays[a].boot);
-        let failing = self.arrays[a].disk_failing;
+        let failure = self.arrays[a].disk_failure;
+        let torn = if failure == Some(Failure::TornWrites) { self.rng.below(16) as u8 } else { 0 };
         let store = &mut self.arrays[a].store;
         let Some(io) = store.get_mut(id) else { return };
         io.done_at = now + duration;
-        let fails = failing && io.kind == Kind::Write;
-        if fails {
-            io.result = StoreResult::Failed;
+        if let Some(result) = failure.and_then(|failure| failure.result(io.kind)) {
+            (io.result, io.torn) = (result, torn);
         }
         store.submitted(id);
         match self.rng.below(3) {
