@@ -104,6 +104,10 @@ impl Rig {
         self.arrays[Self::index(member)?].as_ref()
     }
 
+    pub fn pid(&self, member: Member) -> u32 {
+        self.array(member).unwrap().daemon.pid()
+    }
+
     pub fn is_up(&self, member: Member) -> bool {
         match Self::index(member) {
             Some(index) => self.arrays[index].is_some(),
