@@ -92,6 +92,8 @@ pub enum Mutation {
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.
     VolumeRemovalNotSynced,
+    /// The wiping of a removed volume's record on a block device is reported durable while it is not.
+    VolumeWipeNotStable,
     /// Pages of a dirty map are reported durable without a flush.
     MapFlushSkipped,
     /// A new dirty map's header is reported durable without a flush.

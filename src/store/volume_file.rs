@@ -224,7 +224,8 @@ impl DataFile {
         if file.inner.raw.medium() == Medium::Device {
             let at = whole_blocks(file.inner.lock.size().map_err(failed)?).saturating_sub(TRAILER);
             let blank = vec![0; RECORD.file_len()];
-            return file.inner.lock.write_at(&blank, at, true).map_err(failed);
+            let stable = !mutation::on(Mutation::VolumeWipeNotStable);
+            return file.inner.lock.write_at(&blank, at, stable).map_err(failed);
         }
         directory::remove(path, engine.is_volatile()).map_err(failed)?;
         sync_directory_of(path, Mutation::VolumeRemovalNotSynced).map_err(failed)

@@ -19,13 +19,21 @@ const FAILOVER: Duration = Duration::from_secs(60);
 /// Within this the arrays notice a witness that is another one, and enrol it.
 const ENROLMENT: Duration = Duration::from_secs(2);
 
+/// What would stop the daemon at its second start already: broken when all is in sync, so that it
+/// shows what comes of it.
+const LATER: [&str; 1] = ["VoteFlushSkipped"];
+
 /// Runs the story as it should be, then with each flush left out.
 fn tell(story: Story, mutations: &[(&str, Member)]) {
     story(&mut Rig::volatile()).unwrap_or_else(|why| panic!("with every flush in place: {why}"));
     let mut unnoticed = Vec::new();
     for &(mutation, member) in mutations {
         let mut rig = Rig::volatile();
-        rig.break_rule(member, mutation);
+        if LATER.contains(&mutation) {
+            rig.broken_later = Some((member, mutation.to_owned()));
+        } else {
+            rig.break_rule(member, mutation);
+        }
         match story(&mut rig) {
             Err(why) => println!("{mutation} on {member:?}: {}", why.lines().last().unwrap_or_default()),
             Ok(()) => unnoticed.push((mutation, member)),
@@ -39,6 +47,8 @@ fn power_failure(rig: &mut Rig) -> Result<(), String> {
     rig.make()?;
     let judge = Judge::new(rig, 1);
     judge.run();
+    assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
+    judge.unmap_no_more();
     assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
     rig.kill(&ALL);
     assert!(judge.unmaps() > 0);
@@ -55,6 +65,8 @@ fn power_failure_and_only_b_returns(rig: &mut Rig) -> Result<(), String> {
     rig.make()?;
     let judge = Judge::new(rig, 4);
     judge.run();
+    assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
+    judge.unmap_no_more();
     assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
     rig.kill(&ALL);
     judge.pause();

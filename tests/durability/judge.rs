@@ -40,6 +40,7 @@ struct Shared {
     unmaps: AtomicU64,
     /// Counts verifications.
     round: AtomicU64,
+    unmapping: AtomicBool,
     running: AtomicBool,
     ended: AtomicBool,
     /// Writers that are at work or hold a session.
@@ -70,6 +71,7 @@ impl Judge {
             unmapped: Mutex::default(),
             unmaps: AtomicU64::new(0),
             round: AtomicU64::new(0),
+            unmapping: AtomicBool::new(true),
             running: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
@@ -85,6 +87,11 @@ impl Judge {
 
     pub fn run(&self) {
         self.shared.running.store(true, Ordering::SeqCst);
+    }
+
+    /// Only writes from now on: nothing of them is flushed by the flush of an UNMAP.
+    pub fn unmap_no_more(&self) {
+        self.shared.unmapping.store(false, Ordering::SeqCst);
     }
 
     /// Ends all commands and sessions.
@@ -231,7 +238,8 @@ impl Shared {
                 round = self.round.load(Ordering::SeqCst);
                 unmaps = 0;
             }
-            let done = if turn.is_multiple_of(UNMAP_EVERY) && unmaps < UNMAPPED_EACH {
+            let unmapping = self.unmapping.load(Ordering::SeqCst) && unmaps < UNMAPPED_EACH;
+            let done = if unmapping && turn.is_multiple_of(UNMAP_EVERY) {
                 unmaps += 1;
                 self.unmap(&mut open.lun, writer, unmaps)
             } else {

@@ -5,6 +5,7 @@
 mod blocks;
 #[cfg(feature = "testing")]
 mod calls;
+mod disk;
 #[cfg(feature = "testing")]
 mod flushes;
 #[path = "../host/initiator.rs"]
@@ -17,7 +18,7 @@ mod kills;
 #[path = "../host/ledger.rs"]
 #[allow(dead_code, reason = "the multipath host uses the rest")]
 mod ledger;
-#[cfg(feature = "testing")]
+#[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "the tests with mutations use the rest"))]
 mod lun;
 #[cfg(feature = "testing")]
 mod order;

@@ -13,6 +13,8 @@ use crate::site::{Array, BINARY, Daemon, INITIATOR, Place, port};
 pub const SIZE: usize = 32 << 20;
 /// How long a site may take to be whole again; a witness that was killed grants nothing for 10 s.
 const SETTLE: Duration = Duration::from_secs(90);
+/// So long all must look well: an array that has just come back is not always noticed at once.
+const CALM: Duration = Duration::from_millis(400);
 /// A failover in a third of the usual time, within the sums that `Timers::check` asks for.
 const TIMERS: &str = "[timers]\nlease = \"1500ms\"\nrenewal = \"350ms\"\nheartbeat = \"100ms\"\n\
                       link_timeout = \"700ms\"\nrejoin_delay = \"100ms\"\nrejoin_delay_max = \"400ms\"\n";
@@ -34,6 +36,8 @@ pub struct Rig {
     witness: Option<Daemon>,
     witness_config: PathBuf,
     pub witness_environment: Vec<(String, String)>,
+    /// Broken only once the volume is there and in sync.
+    pub broken_later: Option<(Member, String)>,
     /// Last, so that the daemons end before their directories go.
     pub directory: TempDir,
 }
@@ -64,6 +68,7 @@ impl Rig {
             witness: None,
             witness_config,
             witness_environment: Vec::new(),
+            broken_later: None,
             directory,
         }
     }
@@ -174,7 +179,13 @@ impl Rig {
         );
         fs::write(&path, text).unwrap();
         self.array(Member::A).unwrap().cli(&["apply", path.to_str().unwrap(), "--wait"]);
-        self.settle().map(drop)
+        self.settle()?;
+        if let Some((member, mutation)) = self.broken_later.take() {
+            self.kill(&[member]);
+            self.break_rule(member, &mutation);
+            self.settle()?;
+        }
+        Ok(())
     }
 
     /// The array that serves, if exactly one does.
@@ -196,6 +207,7 @@ impl Rig {
             self.start(member)?;
         }
         let end = Instant::now() + SETTLE;
+        let mut held = None;
         loop {
             for array in self.arrays.iter_mut().flatten() {
                 if !array.daemon.is_alive() {
@@ -207,15 +219,21 @@ impl Rig {
                     return Err(format!("{} has forgotten its group", array.place.name));
                 }
             }
-            let whole = self.arrays.iter().flatten().all(|array| {
-                let group = array.group();
-                group["inSync"] == true && group["sync"] == "Synced"
-            });
-            if whole && let Some(primary) = self.serving() {
-                return Ok(primary);
+            let groups: Vec<_> = self.arrays.iter().flatten().map(Array::group).collect();
+            let whole = groups.iter().all(|group| group["inSync"] == true && group["sync"] == "Synced");
+            match (whole, self.serving()) {
+                (true, Some(primary)) => {
+                    let now = (primary, groups[0]["epoch"].clone(), groups[1]["epoch"].clone());
+                    if held.as_ref().is_none_or(|(_, what)| *what != now) {
+                        held = Some((Instant::now(), now));
+                    }
+                    if held.as_ref().is_some_and(|(since, _)| since.elapsed() >= CALM) {
+                        return Ok(primary);
+                    }
+                }
+                _ => held = None,
             }
             if Instant::now() > end {
-                let groups: Vec<_> = self.arrays.iter().flatten().map(Array::group).collect();
                 return Err(format!("not in sync again within {SETTLE:?}: {groups:?}"));
             }
             std::thread::sleep(Duration::from_millis(50));
