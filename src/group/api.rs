@@ -252,7 +252,7 @@ pub enum Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PathState {
     Optimized,
-    /// Not serving yet: commands are held until this array is promoted, or its hold ends.
+    /// Commands are held until roles are clear, or the hold ends.
     NonOptimized,
     Standby,
     Transitioning,

@@ -22,14 +22,16 @@ impl Control {
         let primary = self.is_primary();
         let changing = self.is_changing(now);
         let pending = now.grantor < self.promotion_hold(now);
-        // *Promotion pending*: commands that come are held. A host brings them only to a path it thinks
+        let held = now.grantor < self.hold_until;
+        // While roles change, commands that come are held. A host brings them only to a path it thinks
         // usable (Linux's scsi_dh_alua sends nothing to a standby group, and asks one in transition
-        // again after 2 s, twice), so this is told as what it is to a host, a slow path.
+        // again after 2 s, twice), so a path that holds is told as what it is to a host, a slow one. A
+        // former primary in failsafe is left instead: it holds for those who have nowhere else to go.
         let own = if self.serving && !changing {
             PathState::Optimized
-        } else if pending && !changing {
+        } else if (changing && held) || pending {
             PathState::NonOptimized
-        } else if changing || (primary && now.grantor < self.hold_until) {
+        } else if changing || (primary && held) {
             PathState::Transitioning
         } else {
             PathState::Standby
@@ -68,7 +70,12 @@ impl Control {
     /// not know: Linux believes every group in an answer (HOSTS.md).
     fn peer_path(&self, changing: bool, pending: bool, now: Now) -> Option<PathState> {
         if changing {
-            return (self.serving || self.link.is_some()).then_some(PathState::Transitioning);
+            let path = if now.grantor < self.hold_until {
+                PathState::NonOptimized
+            } else {
+                PathState::Transitioning
+            };
+            return (self.serving || self.link.is_some()).then_some(path);
         }
         if self.serving {
             return Some(PathState::Standby);
