@@ -71,7 +71,7 @@ pub fn boot(network: &Network, directory: &Path, contents: &Contents<'_>) -> io:
     let child = Command::new("ip")
         .args(["netns", "exec", &network.switch_namespace()])
         // The guest is the heaviest of all: the arrays go first, as they would with hosts of their own.
-        .args(["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .args(["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-accel", accelerator, "-cpu", cpu, "-m", "1024", "-smp", "2", "-nographic", "-no-reboot"])
         .args(["-kernel", &image("vmlinuz"), "-initrd", &image("initrd")])
         .args(["-append", "console=ttyS0 root=/dev/vda rw init=/labinit mitigations=off quiet"])
