@@ -131,6 +131,8 @@ pub enum Mutation {
     T9GateBeforeDrain,
     /// T14: a primary that stops or whose disk fails can only switch over.
     T14NoHandOver,
+    /// T14: a secondary waits for a linked primary that asks for no lease any more.
+    T14SilenceIsNoLoss,
     /// T16: a restarted primary that needs no lease serves without contact.
     T16NoContactNeeded,
     /// T18: the refusal for a running lease hits the primary's own vote.

@@ -23,8 +23,9 @@ use super::{
 pub struct Environment {
     /// What is wanted now; proposed as soon as its guard holds.
     pub intent: Option<Transition>,
-    /// The peer answers heartbeats.
-    pub link_live: bool,
+    /// *promote*: the primary does not answer heartbeats, or lets its leases run out although it does
+    /// ([`Arbiter::primary_is_silent`]).
+    pub primary_lost: bool,
     /// Commands are held for a switch over or hand over.
     pub holding: bool,
     /// *switch over*: session up, no command in flight, nothing recovering, own activity cleared
@@ -120,6 +121,8 @@ pub struct Arbiter {
     /// After a restart: the former primary is still waited for (`start_wait`). It is there, and what
     /// befalls it later is its own matter, as soon as it asks this array for a lease.
     pub(super) awaits_primary: bool,
+    /// Since when the peer has not asked for a lease of the chosen configuration.
+    pub(super) peer_quiet_since: Time,
     /// One round trip with the peer or the enrolled witness since (T16).
     pub(super) contact: bool,
     pub(super) began: Time,
@@ -159,6 +162,7 @@ impl Arbiter {
             register: Register::new(record),
             restarted,
             awaits_primary: restarted,
+            peer_quiet_since: Time::ZERO,
             contact: !restarted,
             began: Time::ZERO,
             sequence: 0,
@@ -253,6 +257,9 @@ impl Arbiter {
     ) {
         self.disconnected(voter);
         self.other_mut(voter).connection = Some(connection);
+        if voter == Voter::Array(self.me.other()) {
+            self.peer_quiet_since = now.grantor;
+        }
         self.ask_one(voter, now, out);
         self.resend(voter, out);
         self.advance(now, out);
@@ -305,6 +312,7 @@ impl Arbiter {
             .timeouts()
             .into_iter()
             .chain(ask)
+            .chain(self.silence_begins())
             .chain(self.register.next_end(now))
             .filter(|&at| at > now.grantor)
             .min()
@@ -391,6 +399,7 @@ impl Arbiter {
                 self.say(from, answer, out);
             }
             (Body::Ask { number, lease }, Voter::Array(sender)) => {
+                self.peer_quiet_since = now.grantor;
                 let granted = self.register.grant(identity, sender, lease, &self.timers, now);
                 if granted == Some(true) {
                     self.persist(out);
@@ -484,6 +493,7 @@ impl Arbiter {
         self.proposer.stop();
         self.peer.vote = None;
         self.witness.vote = None;
+        self.peer_quiet_since = now.grantor;
         if old.tenure() != told.tenure() {
             self.peer_lease = None;
             self.witness_lease = None;

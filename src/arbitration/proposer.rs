@@ -182,7 +182,7 @@ impl Arbiter {
         }
         if let Some(vote) = self.vote() {
             let mine = vote.primary == self.me;
-            let alone = !self.env.link_live && self.promise_to_peer(now).is_none();
+            let alone = self.env.primary_lost && self.promise_to_peer(now).is_none();
             let later = now.grantor < self.proposer.promised_away_until;
             if self.is_primary() || (mine && alone && !later && self.start_wait_over(now)) {
                 return self.open_ballot(None, None, now, out);
@@ -497,7 +497,7 @@ impl Arbiter {
                 !primary
                     && (both || mutation::on(Mutation::R4StaleCopyPromoted))
                     && chosen.quorum == Quorum::Majority
-                    && !env.link_live
+                    && env.primary_lost
                     && (self.promise_to_peer(now).is_none()
                         || mutation::on(Mutation::T2OwnVoteIgnoresPromise))
                     && now.grantor >= self.proposer.promised_away_until

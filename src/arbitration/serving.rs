@@ -111,6 +111,20 @@ impl Arbiter {
         }
     }
 
+    /// As secondary: the primary is connected, and yet has asked for no lease for as long as a promise
+    /// lasts. It serves nothing by this voter's promise then, and does not try to: its `data_dir`
+    /// hangs, its control stands still, or it has voted itself away. For *promote* that is as good as
+    /// a lost link (DESIGN §6); what makes it safe is what always does, the promises.
+    pub fn primary_is_silent(&self, now: Now) -> bool {
+        let ignored = mutation::on(Mutation::T14SilenceIsNoLoss);
+        self.silence_begins().is_some_and(|at| now.grantor >= at) && !ignored
+    }
+
+    pub(super) fn silence_begins(&self) -> Option<Time> {
+        let linked = !self.is_primary() && self.peer.connection.is_some();
+        linked.then(|| self.peer_quiet_since + self.timers.promise())
+    }
+
     /// The former primary has had its time to return, or did return.
     pub fn start_wait_over(&self, now: Now) -> bool {
         !self.awaits_primary || now.grantor.since(self.began) >= self.timers.start_wait

@@ -254,7 +254,7 @@ impl World {
         let scripted = self.scripted;
         let node = &mut self.nodes[at];
         let mut env = Environment {
-            link_live: connected && !self.deaf[at],
+            primary_lost: !connected || self.deaf[at],
             session_closed: true,
             join_ready: true,
             may_hand_over: connected,

@@ -109,6 +109,12 @@ pub fn say(entry: &LogEntry) -> String {
             format!("the other array declines to mirror: {why}")
         }
         LogEntry::SwitchOverGivenUp => "switchover given up: commands in flight did not end in time".into(),
+        LogEntry::VolumeDiskHangs(true) => "a volume's disk does not finish its I/O; check that disk".into(),
+        LogEntry::VolumeDiskHangs(false) => "the volumes' disks finish their I/O again".into(),
+        LogEntry::DataDirHangs(true) => {
+            "data_dir does not finish a write, so that no lease is asked for; check that disk".into()
+        }
+        LogEntry::DataDirHangs(false) => "data_dir finishes its writes again".into(),
         LogEntry::SplitBrain => "two histories have met (override on both sides)".into(),
     }
 }

@@ -298,6 +298,10 @@ pub enum Reason {
     StaleSecondary,
     #[error("no lease: neither the other array nor the witness has granted one")]
     NoLease,
+    #[error("its data_dir does not finish a write, so that no lease is asked for; check that disk")]
+    DataDirHangs,
+    #[error("this copy's disk does not finish its I/O; check it, the copy is caught up once it does")]
+    DiskHangs,
     #[error("restarted: waits for one answer of the other array or of the enrolled witness")]
     NoContact,
     #[error("writes of older terms of office are not finished on this array's disks")]
@@ -375,6 +379,10 @@ pub enum LogEntry {
         why: Decline,
     },
     SwitchOverGivenUp,
+    /// A volume's I/O takes longer than `disk_timeout`, or no longer.
+    VolumeDiskHangs(bool),
+    /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.
+    DataDirHangs(bool),
     SplitBrain,
 }
 

@@ -11,7 +11,7 @@ use super::control::Control;
 const REQUESTS_MAX: usize = 16;
 /// How often volumes are looked at while commands in flight are waited for.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
-/// After a hand over of a failing disk came to nothing.
+/// After a hand over of a bad disk came to nothing.
 const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
 
 /// Who asked for a change of roles.
@@ -23,7 +23,7 @@ pub(super) enum Caller {
     Peer {
         number: u64,
     },
-    /// This array itself (failing disk).
+    /// This array itself (a disk that fails or hangs).
     Itself,
 }
 
@@ -131,7 +131,7 @@ impl Control {
         }
         if self.is_both() {
             self.drop_if_needed(now, members, out);
-            self.hand_over_failing_disk(now);
+            self.hand_over_bad_disk(now);
             if self.changes.dropping.is_none()
                 && let Some(caller) = self.changes.failing_over
                 && self.changes.role_change.is_none()
@@ -273,8 +273,10 @@ impl Control {
         self.answer(change.caller, Err(why), out);
     }
 
-    fn hand_over_failing_disk(&mut self, now: Now) {
-        let wanted = self.sum.store_failed
+    /// T14: a disk that fails, or hangs, cannot be switched over.
+    fn hand_over_bad_disk(&mut self, now: Now) {
+        let wanted = (self.sum.store_failed || self.disks.hang)
+            && !self.stalled
             && self.changes.dropping.is_none()
             && self.changes.role_change.is_none()
             && self.policy.auto_failover
@@ -384,7 +386,7 @@ impl Control {
         if self.is_primary() {
             return Err(Refused::AlreadyPrimary);
         }
-        if self.link.is_some() {
+        if !self.primary_is_lost(now) {
             if self.policy.started || self.is_both() {
                 return Err(Refused::PeerServes);
             }

@@ -20,6 +20,7 @@ use super::api::{
     SessionMessage, Settings,
 };
 use super::change::Changes;
+use super::disks::Disks;
 use super::session::{Primary, Secondary};
 
 /// How long a former primary holds commands past its lease, and a restarted one at its start
@@ -46,6 +47,7 @@ pub(super) struct Sum {
     pub failed: u64,
     pub map_pending: bool,
     pub oldest_unacked: Option<Time>,
+    pub oldest_store_io: Option<Time>,
     pub peer_failed: bool,
     pub peer_refused: bool,
     pub store_failed: bool,
@@ -60,6 +62,7 @@ impl Sum {
         self.failed += status.failed_regions;
         self.map_pending |= status.map_pending;
         self.oldest_unacked = [self.oldest_unacked, status.oldest_unacked].into_iter().flatten().min();
+        self.oldest_store_io = [self.oldest_store_io, status.oldest_store_io].into_iter().flatten().min();
         self.peer_failed |= status.peer_failed;
         self.peer_refused |= status.peer_refused;
         self.store_failed |= status.store_failed;
@@ -89,7 +92,9 @@ pub struct Control {
     pub(super) secondary: Secondary,
     pub(super) changes: Changes,
     pub(super) group_state: u64,
+    /// `data_dir` hangs.
     pub(super) stalled: bool,
+    pub(super) disks: Disks,
     pub(super) sum: Sum,
     /// Took office and has not drained what it took as secondary (rule 5, T9).
     pub(super) draining: bool,
@@ -130,6 +135,7 @@ impl Control {
             changes: Changes::default(),
             group_state: 0,
             stalled: false,
+            disks: Disks::default(),
             sum: Sum::default(),
             draining: false,
             recovering_restart: false,
@@ -192,7 +198,7 @@ impl Control {
                 self.gate_stale = true;
                 self.end_session(SessionEnd::MembersChanged, now, members, out);
             }
-            Event::DataDir { stalled } => self.stalled = stalled,
+            Event::DataDir { stalled } => self.data_dir(stalled, out),
             Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
             Event::Policy(policy) => self.policy = policy,
             Event::Command { ticket, command } => self.command(ticket, command, now, out),
@@ -319,6 +325,7 @@ impl Control {
             members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
+            self.watch_disks(now, out);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);
             let env = self.environment(now);
@@ -429,11 +436,11 @@ impl Control {
 
     // What the proposer may do.
 
-    fn environment(&self, _now: Now) -> Environment {
+    fn environment(&self, now: Now) -> Environment {
         let holding = self.changes.role_change.is_some();
         Environment {
-            intent: self.intent(),
-            link_live: self.link.is_some(),
+            intent: self.intent(now),
+            primary_lost: self.primary_is_lost(now),
             holding,
             drained: self.changes.drained && self.primary.is_up() && self.sum.recovering == 0,
             may_hand_over: holding
@@ -446,12 +453,17 @@ impl Control {
         }
     }
 
-    fn intent(&self) -> Option<Transition> {
+    /// As secondary: the primary is not linked, or asks for no lease although it is.
+    pub(super) fn primary_is_lost(&self, now: Now) -> bool {
+        self.link.is_none() || self.arbiter.primary_is_silent(now)
+    }
+
+    fn intent(&self, now: Now) -> Option<Transition> {
         if !self.settled() {
             return None;
         }
         if !self.is_primary() {
-            let promote = self.link.is_none()
+            let promote = self.primary_is_lost(now)
                 && (self.is_both() || mutation::on(Mutation::R4StaleCopyPromoted))
                 && self.promotes_itself();
             return promote.then_some(Transition::Promote);
@@ -530,6 +542,7 @@ impl Control {
         .flatten()
         .chain(self.primary.timeouts(timers))
         .chain(self.changes.timeouts())
+        .chain(self.disks.timeouts(self))
         .filter(|&at| at > now.grantor)
         .chain(lease_ends)
         .min()

@@ -4,6 +4,7 @@
 mod api;
 mod change;
 mod control;
+mod disks;
 mod gate;
 mod liveness;
 mod session;

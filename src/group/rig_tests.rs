@@ -43,6 +43,12 @@ struct One {
     witness: Option<Connection>,
     /// The disk of the volume fails every write.
     failing: bool,
+    /// It finishes nothing; what was asked of it.
+    hangs: bool,
+    hung: Vec<VolumeAction>,
+    /// `data_dir` makes nothing durable; what was asked of it.
+    data_dir_hangs: bool,
+    unwritten: Vec<Happens>,
 }
 
 struct Only<'a>(&'a mut Volume, Vec<VolumeAction>);
@@ -146,6 +152,10 @@ impl Rig {
             link: None,
             witness: None,
             failing: false,
+            hangs: false,
+            hung: Vec::new(),
+            data_dir_hangs: false,
+            unwritten: Vec::new(),
         }
     }
 
@@ -262,7 +272,38 @@ impl Rig {
         }
     }
 
+    /// The disk of the volume hangs from now on, or works again and finishes what it held.
+    pub fn disk_hangs(&mut self, at: usize, hangs: bool) {
+        self.arrays[at].hangs = hangs;
+        let held = if hangs { Vec::new() } else { core::mem::take(&mut self.arrays[at].hung) };
+        self.volume_actions(at, held);
+    }
+
+    /// `data_dir` hangs from now on (something is to be written there), or works again.
+    pub fn data_dir_hangs(&mut self, at: usize, hangs: bool) {
+        self.arrays[at].data_dir_hangs = hangs;
+        self.event(at, Event::DataDir { stalled: hangs });
+        let held = if hangs { Vec::new() } else { core::mem::take(&mut self.arrays[at].unwritten) };
+        for what in held {
+            self.push(FSYNC, what);
+        }
+    }
+
     fn volume_action(&mut self, at: usize, action: VolumeAction) {
+        let io = matches!(
+            action,
+            VolumeAction::Local { .. }
+                | VolumeAction::Compare { .. }
+                | VolumeAction::Apply { .. }
+                | VolumeAction::Copy { .. }
+        );
+        if io && self.arrays[at].hangs {
+            return self.arrays[at].hung.push(action);
+        }
+        if matches!(action, VolumeAction::PersistMap) && self.arrays[at].data_dir_hangs {
+            let boot = self.arrays[at].boot;
+            return self.arrays[at].unwritten.push(Happens::Volume { at, boot, action });
+        }
         let cx = Context { now: self.clock(), lane: Some(LaneId(0)) };
         let failing = self.arrays[at].failing;
         let result = if failing { StoreResult::Failed } else { StoreResult::Done };
@@ -473,6 +514,10 @@ impl Rig {
             }
             Happens::Persisted { at, boot, sequence, record } => {
                 if self.arrays[at].boot == boot && self.arrays[at].alive {
+                    if self.arrays[at].data_dir_hangs {
+                        let what = Happens::Persisted { at, boot, sequence, record };
+                        return self.arrays[at].unwritten.push(what);
+                    }
                     self.arrays[at].disk = record;
                     self.event(at, Event::Persisted { sequence });
                 }

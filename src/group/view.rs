@@ -130,7 +130,9 @@ impl Control {
             return None;
         }
         if self.is_primary() {
-            return Some(if self.arbiter.voted_away() && !changing {
+            return Some(if self.stalled {
+                Reason::DataDirHangs
+            } else if self.arbiter.voted_away() && !changing {
                 Reason::VotedAway
             } else if changing {
                 Reason::Switching
@@ -145,9 +147,13 @@ impl Control {
             });
         }
         let stale = self.applied.in_sync == InSync::Primary;
-        Some(if stale {
+        Some(if self.stalled {
+            Reason::DataDirHangs
+        } else if self.disks.hang {
+            Reason::DiskHangs
+        } else if stale {
             Reason::StaleSecondary
-        } else if self.link.is_some() {
+        } else if !self.primary_is_lost(now) {
             Reason::Secondary
         } else if self.applied.quorum == Quorum::Majority && !self.promotes_itself() {
             Reason::ManualFailover

@@ -222,6 +222,9 @@ pub struct Status {
     pub store_io: u32,
     /// Of these, begun under a tenure older than the gate's, or by frames of an older session.
     pub store_io_old: u32,
+    /// Grantor-clock instant at which the oldest outstanding own store I/O of any kind began: a
+    /// disk that hangs shows by it.
+    pub oldest_store_io: Option<Time>,
     /// Regions that must still be copied to the peer.
     pub dirty_regions: u64,
     /// Regions in doubt (rules 15, 17).

@@ -62,6 +62,8 @@ pub(super) struct Command {
     pub arrived: u64,
     /// When it got its hold; zero before.
     pub started: u64,
+    /// When its present I/O was given to this array's store.
+    pub issued: Time,
     /// Ledger entries it waits for, while queued.
     pub blockers: u32,
     /// Entries that waited for it when they came; never too few.
@@ -91,6 +93,7 @@ impl Command {
         },
         arrived: 0,
         started: 0,
+        issued: Time::ZERO,
         blockers: 0,
         waiters: 0,
         local: None,

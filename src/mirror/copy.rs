@@ -49,6 +49,8 @@ pub(super) struct Copy {
     pub waiters: u32,
     /// The shell has not called `copy_sent` yet.
     reading: bool,
+    /// Since when.
+    since: Time,
     frames: Option<u32>,
     acked: [u64; FRAMES / 64],
 }
@@ -62,6 +64,7 @@ const VACANT: Copy = Copy {
     blockers: 0,
     waiters: 0,
     reading: false,
+    since: Time::ZERO,
     frames: None,
     acked: [0; FRAMES / 64],
 };
@@ -155,7 +158,10 @@ impl Copies {
 
     pub fn add_to(&self, status: &mut Status) {
         for copy in &self.slots {
-            status.store_io += u32::from(copy.reading);
+            if copy.reading {
+                status.store_io += 1;
+                status.oldest_store_io = Volume::oldest(status.oldest_store_io, Some(copy.since));
+            }
             if let State::Sending { at, .. } = copy.state
                 && !copy.reading
             {
@@ -294,6 +300,7 @@ impl Volume {
         let copy = self.copies.get(slot);
         copy.state = State::Sending { lane, sequence: header.sequence, at: cx.now.grantor };
         copy.reading = true;
+        copy.since = cx.now.grantor;
         out.push(VolumeAction::Copy { copy: CopyId { slot, generation }, kind, lane, header });
         if mutation::on(Mutation::R10SourceClearsEarly) {
             self.must_copy.remove(region);

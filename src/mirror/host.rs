@@ -131,6 +131,7 @@ impl Volume {
             Op::Read | Op::Flush => self.issue(slot, cx, out),
             Op::CompareAndWrite => {
                 command.stage = Stage::Comparing;
+                command.issued = cx.now.grantor;
                 let command = self.commands.id(slot);
                 out.push(VolumeAction::Compare { command });
             }
@@ -179,7 +180,9 @@ impl Volume {
 
     /// Local I/O, and the mirror at the same time.
     fn issue(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
-        self.commands.get(slot).stage = Stage::Running;
+        let issued = self.commands.get(slot);
+        issued.stage = Stage::Running;
+        issued.issued = cx.now.grantor;
         let command = self.commands.id(slot);
         out.push(VolumeAction::Local { command });
         if self.commands.at(slot).must_be_mirrored() {

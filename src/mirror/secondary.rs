@@ -4,6 +4,7 @@
 use crate::arbitration::Tenure;
 use crate::block::{Extent, Op, StoreResult};
 use crate::mutation::{self, Mutation};
+use crate::time::Time;
 
 use super::api::{ApplyId, Context, FrameHeader, LaneId, Limits, RegionRun, SessionId, VolumeAction};
 use super::overlap::OverlapIndex;
@@ -14,7 +15,8 @@ enum State {
     Vacant,
     /// Waits for this many older overlapping frames.
     Waiting(u32),
-    Running,
+    /// Given to the store then.
+    Running(Time),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,17 @@ impl Applies {
             overlaps: Vec::new(),
             ready: Vec::new(),
         }
+    }
+
+    /// When the oldest of those that run was given to the store.
+    pub fn oldest_running(&self) -> Option<Time> {
+        let busy = if self.running == 0 { &[][..] } else { &self.slots[..] };
+        busy.iter()
+            .filter_map(|apply| match apply.state {
+                State::Running(since) => Some(since),
+                State::Vacant | State::Waiting(_) => None,
+            })
+            .min()
     }
 
     pub const fn running(&self) -> u32 {
@@ -139,7 +152,7 @@ impl Volume {
         &mut self,
         lane: LaneId,
         header: FrameHeader,
-        _cx: Context,
+        cx: Context,
         out: &mut Vec<VolumeAction>,
     ) -> Option<ApplyId> {
         let slot = self.may_take(&header).then(|| self.applies.take()).flatten();
@@ -149,7 +162,7 @@ impl Volume {
             return None;
         };
         if self.applies.enter(slot, lane, header) {
-            self.apply(slot, out);
+            self.apply(slot, cx, out);
         }
         Some(self.applies.id(slot))
     }
@@ -176,10 +189,10 @@ impl Volume {
             && (header.session == session || mutation::on(Mutation::T11OldSessionTaken))
     }
 
-    fn apply(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
+    fn apply(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let id = self.applies.id(slot);
         let apply = &mut self.applies.slots[slot as usize];
-        apply.state = State::Running;
+        apply.state = State::Running(cx.now.grantor);
         self.applies.running += 1;
         self.applies.running_now += 1;
         out.push(VolumeAction::Apply { apply: id, lane: apply.lane, header: apply.header });
@@ -192,7 +205,7 @@ impl Volume {
         else {
             return;
         };
-        if generation != apply.generation || state != State::Running {
+        if generation != apply.generation || !matches!(state, State::Running(_)) {
             return;
         }
         let current = life == self.applies.life;
@@ -206,7 +219,7 @@ impl Volume {
         let mut at = 0;
         while let Some(&slot) = self.applies.ready.get(at) {
             at += 1;
-            self.apply(slot, out);
+            self.apply(slot, cx, out);
         }
         self.applies.ready.clear();
         if !current && self.applies.running_old() == 0 {

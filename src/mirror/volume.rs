@@ -438,6 +438,7 @@ impl Volume {
             status.waiting += u32::from(command.waiting());
             if command.store_io() {
                 status.store_io += 1;
+                status.oldest_store_io = Self::oldest(status.oldest_store_io, Some(command.issued));
                 status.store_io_old += u32::from(!primary || command.tenure != self.gate.tenure);
             }
             match command.mirror {
@@ -451,6 +452,7 @@ impl Volume {
         self.copies.add_to(&mut status);
         status.store_io += self.applies.running();
         status.store_io_old += self.applies.running_old();
+        status.oldest_store_io = Self::oldest(status.oldest_store_io, self.applies.oldest_running());
         status
     }
 

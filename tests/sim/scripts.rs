@@ -3,8 +3,8 @@
 
 use crate::disk::Failure;
 use crate::faults::Step::{
-    self, Crash, Cut, DiskFails, DiskHang, Mend, MustLead, MustProgress, MustServe, Start, Switchover,
-    WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    self, Crash, Cut, DiskFails, DiskHang, Mend, MetadataHang, MustLead, MustProgress, MustServe, Start,
+    Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, WITNESS};
@@ -54,7 +54,13 @@ fn crowded(plan: &mut Plan) {
     plan.io_max = 8 * MS;
 }
 
-/// The same over a slow network.
+/// Commands all over: the maps are written all the time.
+fn roaming(plan: &mut Plan) {
+    calm(plan);
+    plan.regions = 5;
+}
+
+/// The same as `crowded` over a slow network.
 fn crowded_far(plan: &mut Plan) {
     crowded(plan);
     plan.delay.max = 40 * MS;
@@ -140,8 +146,7 @@ pub const LONE_PRIMARY: Script = Script {
     storm: false,
 };
 
-/// T14: A's disk fails, or hangs; B's, too. (A hang of A's disk is not handed over yet: that script
-/// finds nobody served, and no table names it.)
+/// T14: A's disk fails, or hangs; B's, too.
 pub const FAILING_DISK_A: Script = Script {
     name: "failing-disk-a",
     plan: calm,
@@ -169,6 +174,38 @@ pub const HANGING_DISK_B: Script = Script {
     steps: &[(5000, DiskHang { array: B, span: 12_000 * MS }), (11_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
+};
+
+/// DESIGN §6: A's `data_dir` hangs; its leases run out while the links live. Both disks of A at once.
+pub const HANGING_DATA_DIR_A: Script = Script {
+    name: "hanging-data-dir-a",
+    plan: roaming,
+    steps: &[(5000, MetadataHang { array: A, span: 14_000 * MS }), (15_000, MustProgress { group: 0 })],
+    jitter: 100,
+    storm: false,
+};
+pub const HANGING_ARRAY_A: Script = Script {
+    name: "hanging-array-a",
+    plan: calm,
+    steps: &[
+        (5000, MetadataHang { array: A, span: 14_000 * MS }),
+        (5000, DiskHang { array: A, span: 14_000 * MS }),
+        (15_000, MustProgress { group: 0 }),
+    ],
+    jitter: 100,
+    storm: false,
+};
+
+/// Whatever the seed drew, and disks of both arrays that hang all the time.
+pub const HANGING_DISKS: Script = Script {
+    name: "hanging-disks",
+    plan: |plan| {
+        plan.only_witness = false;
+        plan.weights.slow_disk = 20;
+    },
+    steps: &[],
+    jitter: 0,
+    storm: true,
 };
 
 /// T19: A serves by the witness's lease alone, B's promise is over, the witness restarts.
@@ -234,6 +271,9 @@ pub const ALL: &[&Script] = &[
     &HANGING_DISK_A,
     &FAILING_DISK_B,
     &HANGING_DISK_B,
+    &HANGING_DATA_DIR_A,
+    &HANGING_ARRAY_A,
+    &HANGING_DISKS,
     &FORGETFUL_WITNESS,
     &UNWANTED_VOTE,
     &TWICE_REPLACED,

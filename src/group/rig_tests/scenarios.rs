@@ -236,6 +236,113 @@ fn f22_a_failing_disk_is_handed_over() {
     rig.is_well(1);
 }
 
+/// T14, rule 5: the hung write is handed over with the group, in doubt, and its late end harms
+/// nothing: the new primary's session begins after it.
+fn f22_hanging_disk() {
+    let mut rig = in_sync();
+    rig.disk_hangs(0, true);
+    rig.write(0, 1);
+    let gap = rig.until_serves(1, 5000);
+    assert!(gap < 3500, "{gap}");
+    rig.run(100);
+    let answers = rig.answered();
+    assert!(matches!(answers[..], [(0, Outcome::Refused(_))]), "{answers:?}");
+    assert_eq!(rig.view(0).reason, Some(Reason::DiskHangs));
+    rig.write(1, 1);
+    rig.run(30_000);
+    assert_eq!(rig.answered(), [(1, Outcome::Good)], "\n{}", rig.tail());
+    assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
+    assert!(!rig.view(1).session_up, "nothing is copied under a write that may still land");
+    rig.disk_hangs(0, false);
+    rig.run(5000);
+    rig.is_well(1);
+}
+
+#[test]
+fn f22_a_short_stall_of_the_disk_or_of_the_whole_process_hands_nothing_over() {
+    let mut rig = in_sync();
+    let epoch = rig.chosen(0).epoch;
+    rig.disk_hangs(0, true);
+    rig.write(0, 1);
+    rig.run(2400);
+    rig.disk_hangs(0, false);
+    rig.run(100);
+    assert_eq!(rig.answered(), [(0, Outcome::Good)], "\n{}", rig.tail());
+    // Late, but over a moment after it was found to be late.
+    rig.disk_hangs(0, true);
+    rig.write(0, 2);
+    rig.run(2700);
+    rig.disk_hangs(0, false);
+    rig.run(5000);
+    rig.is_well(0);
+    assert_eq!(rig.chosen(0).epoch, epoch);
+}
+
+#[test]
+fn f22_a_hanging_disk_of_a_primary_alone_is_waited_for() {
+    let mut rig = in_sync();
+    rig.kill(1);
+    rig.run(3000);
+    let epoch = rig.chosen(0).epoch;
+    rig.disk_hangs(0, true);
+    rig.write(0, 1);
+    rig.run(10_000);
+    assert!(rig.serves(0));
+    rig.disk_hangs(0, false);
+    rig.run(1000);
+    assert_eq!(rig.answered(), [(0, Outcome::Good)], "\n{}", rig.tail());
+    assert_eq!(rig.chosen(0).epoch, epoch);
+}
+
+/// DESIGN §6: the lease runs out and the peer is promoted, although the link lives.
+fn f22_hanging_data_dir() {
+    let mut rig = in_sync();
+    rig.data_dir_hangs(0, true);
+    rig.write(0, 1);
+    let gap = rig.until_serves(1, 5000);
+    assert!((2400..3600).contains(&gap), "{gap}");
+    assert!(rig.view(1).link_up);
+    assert_eq!(rig.view(0).reason, Some(Reason::DataDirHangs));
+    rig.write(1, 1);
+    rig.run(20_000);
+    assert_eq!(rig.answered().last(), Some(&(1, Outcome::Good)), "\n{}", rig.tail());
+    assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
+    rig.data_dir_hangs(0, false);
+    rig.run(5000);
+    rig.is_well(1);
+}
+
+#[test]
+fn a_data_dir_that_hangs_for_less_than_a_promise_changes_nothing() {
+    let mut rig = in_sync();
+    let epoch = rig.chosen(0).epoch;
+    for _ in 0..3 {
+        rig.data_dir_hangs(0, true);
+        rig.run(2300);
+        assert!(rig.serves(0), "\n{}", rig.tail());
+        rig.data_dir_hangs(0, false);
+        rig.run(1000);
+    }
+    rig.is_well(0);
+    assert_eq!(rig.chosen(0).epoch, epoch);
+}
+
+#[test]
+fn f23_a_hanging_secondary_is_dropped_and_caught_up_after_its_last_write() {
+    let mut rig = in_sync();
+    rig.disk_hangs(1, true);
+    rig.write(0, 1);
+    rig.run(2500);
+    assert_eq!(rig.answered(), [(0, Outcome::Good)], "\n{}", rig.tail());
+    assert_eq!(rig.chosen(0).in_sync, InSync::Primary);
+    rig.run(20_000);
+    assert!(!rig.view(0).session_up, "\n{}", rig.tail());
+    assert_eq!(rig.view(1).reason, Some(Reason::DiskHangs));
+    rig.disk_hangs(1, false);
+    rig.run(10_000);
+    rig.is_well(0);
+}
+
 #[test]
 fn f23_a_failing_secondary_is_dropped() {
     let mut rig = in_sync();
@@ -522,6 +629,8 @@ rules! {
     t7_alone, T7ReEnrolNeedsBoth;
     t9_undrained, T9GateBeforeDrain;
     t14_failing_disk, T14NoHandOver;
+    f22_hanging_disk, T14NoHandOver;
+    f22_hanging_data_dir, T14SilenceIsNoLoss;
     t16_alone, T16NoContactNeeded;
     t18_switch_over, T18OwnVoteRefused;
     r16_restarted_secondary, R16BootNonceIgnored;
