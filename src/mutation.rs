@@ -48,7 +48,11 @@ pub enum Mutation {
     R8WritesOverlap,
     /// Rule 8: overlap is computed on logical blocks.
     R8LogicalOverlap,
-    /// Rule 8: the secondary applies overlapping frames in any order.
+    /// Rule 8: the secondary applies overlapping frames in any order. The simulator cannot notice: a
+    /// primary never has two overlapping frames under way. Its ledger holds a write's range until
+    /// the write is over, acknowledged in this session or given up with it, a copy excludes writers,
+    /// and a new session is taken only after the frames of the older one (rule 14). The order on the
+    /// secondary is a second defence; its own unit test notices this.
     R8AppliesOverlap,
     /// Rule 9: an abort is confirmed while the write still runs.
     R9AbortConfirmedEarly,
@@ -113,6 +117,10 @@ pub enum Mutation {
     R1LeaseFromReceipt,
     /// Rule 4: an array that is not in sync may be promoted.
     R4StaleCopyPromoted,
+    /// Rule 11: at *drop* only one volume stops mirroring.
+    R11VolumesStopApart,
+    /// Rule 13: leases by the other array do not count.
+    R13WitnessNeeded,
     /// Rule 12: a blank or foreign witness votes and grants.
     R12BlankWitnessVotes,
     /// Rule 16: a secondary whose boot nonce changed stays in sync.
@@ -133,7 +141,8 @@ pub enum Mutation {
     T14NoHandOver,
     /// T14: a secondary waits for a linked primary that asks for no lease any more.
     T14SilenceIsNoLoss,
-    /// T16: a restarted primary that needs no lease serves without contact.
+    /// T16: a restarted primary that needs no lease serves without contact. Only an override, which
+    /// does not exist yet, makes that unsafe; the arbiter's unit tests notice it.
     T16NoContactNeeded,
     /// T18: the refusal for a running lease hits the primary's own vote.
     T18OwnVoteRefused,

@@ -58,6 +58,7 @@ impl Arbiter {
                 && self.vote().is_none_or(|vote| vote.witness == lease.incarnation)
         };
         let peer = self.peer_lease.as_ref().filter(of_tenure);
+        let peer = peer.filter(|_| !mutation::on(Mutation::R13WitnessNeeded));
         let witness = self.witness_lease.as_ref().filter(of_tenure).filter(of_witness);
         peer.into_iter().chain(witness).map(|lease| lease.end).max()
     }

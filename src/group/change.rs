@@ -2,6 +2,7 @@
 
 use crate::arbitration::{Ballot, Config, InSync, Timers};
 use crate::mirror::Context;
+use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
 use super::api::{Action, LogEntry, Members, Refused, Request, SessionEnd, SessionMessage};
@@ -210,6 +211,7 @@ impl Control {
             return self.end_session(why, now, members, out);
         }
         let equal = self.sum.dirty == 0 && self.sum.recovering == 0;
+        let equal = equal || mutation::on(Mutation::JoinWhileDirty);
         if self.changes.joining || !equal || self.changes.role_change.is_some() {
             return;
         }

@@ -162,7 +162,8 @@ impl Control {
             State::Asked { id, .. } => *id,
             State::Closed | State::Up { .. } => {
                 self.primary.counter += 1;
-                SessionId { boot: self.settings.boot, counter: self.primary.counter }
+                let boot = if mutation::on(Mutation::R14BootCounterStays) { 1 } else { self.settings.boot };
+                SessionId { boot, counter: self.primary.counter }
             }
         };
         self.primary.state = State::Asked { id, at: now.grantor, dirty: BTreeMap::new() };
@@ -190,7 +191,12 @@ impl Control {
         self.primary.ready = false;
         let cx = Context { now, lane: None };
         if let State::Up { id } = state {
-            members.each(&mut |_, volume, out| volume.close_session(cx, out));
+            let mut first = true;
+            members.each(&mut |_, volume, out| {
+                if core::mem::take(&mut first) || !mutation::on(Mutation::R11VolumesStopApart) {
+                    volume.close_session(cx, out);
+                }
+            });
             self.log(LogEntry::SessionClosed { session: id, why }, out);
         }
         self.cancel_join(now, members);

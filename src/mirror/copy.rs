@@ -223,7 +223,8 @@ impl Volume {
         if !self.recovering.is_empty() {
             let mut region = self.recovering.next_from(0);
             while let Some(at) = region {
-                if !self.copies.has(at) && !(hold && self.failed_here.contains(at)) {
+                let held_back = hold && self.failed_here.contains(at);
+                if !self.copies.has(at) && !held_back {
                     return Some((at, CopyKind::Recover));
                 }
                 region = self.recovering.next_from(at + 1);

@@ -160,7 +160,9 @@ impl Volume {
     /// {A,B} -> {me}: what may not be on the peer is out of sync, durably before any answer (rule
     /// 10); nothing is in doubt any more, and errors held back are answered (rule 17).
     fn peer_dropped(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
-        self.end_session();
+        if !mutation::on(Mutation::R11VolumesStopApart) {
+            self.end_session();
+        }
         self.joining = false;
         if mutation::on(Mutation::T12DropForgetsActivity) {
             self.map.clear_all_activity();

@@ -10,7 +10,6 @@ use twinlun::group::{
     Policy, SessionMessage, Settings,
 };
 use twinlun::mirror::{DirtyMap, LaneId, Volume, VolumeAction, VolumeId};
-use twinlun::mutation::{self, Mutation};
 use twinlun::time::Now;
 
 use crate::array::Array;
@@ -161,9 +160,7 @@ impl World {
         array.alive = true;
         array.stopping = false;
         array.boot += u32::from(life == Life::Restarted);
-        if !mutation::on(Mutation::R14BootCounterStays) {
-            array.boot_counter += 1;
-        }
+        array.boot_counter += 1;
         array.nonce = nonce;
         array.wake_at = u64::MAX;
         array.sessions.clear();
@@ -297,6 +294,8 @@ impl World {
     fn observe(&mut self, a: usize, g: usize) {
         let Some(chosen) = self.arrays[a].chosen(g) else { return };
         self.note_chosen(a, g, &chosen);
+        let vote = self.arrays[a].groups[g].control.arbiter().record().vote;
+        self.note_vote(a, g, vote);
         let now = self.arrays[a].clocks.now(self.now);
         let gates = self.arrays[a].volumes.iter().filter(|v| v.group == g).map(|v| v.core.gate());
         let mut seen = None;

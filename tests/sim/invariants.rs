@@ -1,15 +1,16 @@
 //! What an all-seeing observer checks while the world runs: rules 1 to 18 as far as they show in
 //! gates, configurations, disks and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use twinlun::arbitration::{Config, Gate, InSync, Mode, Tenure};
+use twinlun::arbitration::{Config, Gate, InSync, Mode, Side, Tenure, Vote};
 use twinlun::block::{Op, Outcome};
 use twinlun::mirror::{DirtyMap, Limits, MapError, RegionRun, SessionId, Volume, VolumeAction};
 
 use crate::disk::Owner;
 use crate::layout::{self, Stamp, span};
 use crate::mutations;
+use crate::network::WITNESS;
 use crate::plan::Plan;
 use crate::volumes::{self, Command};
 use crate::world::{Phase, World};
@@ -22,6 +23,8 @@ const REMEMBERED: usize = 48;
 pub struct Watch {
     /// Configurations seen chosen anywhere: group, lineage (counter, id), epoch.
     chain: BTreeMap<(usize, u32, u64, u64), Config>,
+    /// Who ever voted for whom: group, lineage, epoch, primary, voter.
+    votes: BTreeSet<(usize, u32, u64, Side, usize)>,
     /// The newest of each group.
     pub newest: Vec<Option<Config>>,
     /// Last published gate: array, group.
@@ -48,6 +51,7 @@ impl Watch {
         let volumes = plan.volumes.len();
         Self {
             chain: BTreeMap::new(),
+            votes: BTreeSet::new(),
             newest: vec![None; plan.groups],
             gates: vec![vec![Gate::closed(Tenure::default()); plan.groups]; 2],
             durable: vec![vec![0; volumes]; 2],
@@ -126,6 +130,22 @@ impl World {
         let newest = &mut self.watch.newest[group];
         if newest.is_none_or(|n| (n.lineage.counter, n.epoch) < (config.lineage.counter, config.epoch)) {
             *newest = Some(*config);
+        }
+    }
+
+    /// T20: an array votes for its own promotion when another voter has, and so never leaves a vote
+    /// behind that nobody else wants.
+    pub fn note_vote(&mut self, voter: usize, group: usize, vote: Option<Vote>) {
+        let Some(Vote { value, .. }) = vote else { return };
+        let key = |voter| (group, value.lineage.counter, value.epoch.0, value.primary, voter);
+        if !self.watch.votes.insert(key(voter)) || value.primary as usize != voter {
+            return;
+        }
+        let previous = (group, value.lineage.counter, value.lineage.id, value.epoch.0.wrapping_sub(1));
+        let in_office = self.watch.chain.get(&previous).is_none_or(|chosen| chosen.primary == value.primary);
+        let wanted = (0..=WITNESS).any(|other| other != voter && self.watch.votes.contains(&key(other)));
+        if !in_office && !wanted {
+            self.violate(format!("T20: {} votes for itself before anybody else did", name(voter)));
         }
     }
 

@@ -4,10 +4,10 @@
 use crate::disk::Failure;
 use crate::faults::Step::{
     self, Crash, Cut, DiskFails, DiskHang, Mend, MetadataHang, MustLead, MustProgress, MustServe, Start,
-    Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    Stop, Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
-use crate::network::{A, B, Delay, WITNESS};
+use crate::network::{A, B, Delay, FIRST_HOST, WITNESS};
 use crate::plan::{Plan, VolumePlan, Weights};
 
 pub struct Script {
@@ -60,11 +60,20 @@ fn roaming(plan: &mut Plan) {
     plan.regions = 5;
 }
 
-/// The same as `crowded` over a slow network.
+/// As `crowded` over a slow network, with a slow disk under the votes.
 fn crowded_far(plan: &mut Plan) {
     crowded(plan);
+    plan.delay.max = 80 * MS;
+    plan.sync_max = 60 * MS;
+}
+
+/// Few writes of many regions, over a slow network.
+fn sparse(plan: &mut Plan) {
+    calm(plan);
+    plan.volumes.truncate(1);
+    plan.regions = 40;
+    plan.habits.slots = 3;
     plan.delay.max = 40 * MS;
-    plan.io_max = 4 * MS;
 }
 
 const fn cut(from: usize, to: usize) -> Step {
@@ -112,21 +121,29 @@ pub const RESTORED_WITNESS: Script = Script {
     storm: false,
 };
 
-/// T12: A dies with writes that B never got, B serves, A comes back.
+/// T12: A loses its power with writes that B never got, of a host that cannot try them again at B;
+/// B serves, A comes back.
 pub const DIVERGED: Script = Script {
     name: "diverged",
-    plan: crowded_far,
-    steps: &[(5000, Crash { array: A, power: false }), (9500, Start { array: A })],
-    jitter: 400,
+    plan: sparse,
+    steps: &[
+        (4600, cut(FIRST_HOST, B)),
+        (4600, cut(B, FIRST_HOST)),
+        (5000, Crash { array: A, power: true }),
+        (8000, Start { array: A }),
+        (15_000, mend(FIRST_HOST, B)),
+        (15_000, mend(B, FIRST_HOST)),
+    ],
+    jitter: 300,
     storm: false,
 };
 
-/// T10: commands are queued at A while roles go to B and, B dead, come back at once.
+/// T10: commands are queued at A while roles go to B and, before B serves, come back: B is stopped.
 pub const THERE_AND_BACK: Script = Script {
     name: "there-and-back",
-    plan: crowded,
-    steps: &[(5000, Switchover { group: 0 }), (5005, Crash { array: B, power: true })],
-    jitter: 60,
+    plan: crowded_far,
+    steps: &[(5000, Switchover { group: 0 }), (5250, Stop { array: B })],
+    jitter: 200,
     storm: false,
 };
 

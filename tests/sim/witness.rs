@@ -135,10 +135,11 @@ impl World {
     fn observe_witness(&mut self) {
         for g in 0..self.plan.groups {
             let id = crate::control::group_id(g);
-            let record = self.witness.core.as_ref().and_then(|core| core.record(id));
+            let record = self.witness.core.as_ref().and_then(|core| core.record(id)).copied();
             if let Some(chosen) = record.and_then(|record| record.chosen) {
                 self.note_chosen(WITNESS, g, &chosen);
             }
+            self.note_vote(WITNESS, g, record.and_then(|record| record.vote));
         }
     }
 
