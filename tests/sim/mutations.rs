@@ -35,7 +35,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R2AnswerWithoutMirror, 1),
     by_chance(Mutation::R3AnswerAloneBeforeDrop, 1),
     by_chance(Mutation::T4JoinNotNeeded, 5),
-    by_chance(Mutation::T5AnsweredAloneUnmarked, 2),
+    by_chance(Mutation::T5AnsweredAloneUnmarked, 27),
     by_chance(Mutation::T9NotDrained, 71),
     by_chance(Mutation::R6NoCheckAtStart, 1),
     by_chance(Mutation::R6NoCheckAtAnswer, 16),
