@@ -5,6 +5,7 @@ mod bad_input;
 mod configuration;
 mod damage;
 mod full_disk;
+mod hanging_disk;
 mod identity;
 mod management;
 mod site;
