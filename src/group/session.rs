@@ -115,7 +115,15 @@ impl Control {
             && !self.arbiter.voted_away()
             && self.changes.dropping.is_none()
             && !self.drop_is_voted()
-            && !self.changes.role_change.is_some_and(|change| change.hand_over)
+            && !self.hands_over_by_majority()
+    }
+
+    /// Nothing is mirrored past a hand over. Where both arrays must accept it (no witness), its guard
+    /// asks for the session until the vote is cast (ARBITRATION *guards*).
+    fn hands_over_by_majority(&self) -> bool {
+        use crate::arbitration::Quorum;
+        self.changes.role_change.is_some_and(|change| change.hand_over)
+            && self.applied.quorum == Quorum::Majority
     }
 
     /// An own undecided vote for *drop*: the cut point is set, nothing is mirrored past it.

@@ -505,6 +505,16 @@ fn a_pair_without_a_witness_lives_by_its_primary() {
     rig.until_serves(1, 500);
     rig.run(100);
     rig.is_well(1);
+    rig.disk_hangs(1, true);
+    rig.write(1, 1);
+    rig.until_serves(0, 5000);
+    rig.disk_hangs(1, false);
+    rig.run(70_000);
+    rig.is_well(0);
+    rig.command(0, 2, Command::HandOver);
+    rig.until_serves(1, 500);
+    rig.run(70_000);
+    rig.is_well(1);
     // A witness that is set later is enrolled, and majority rules.
     rig.start_witness(false);
     rig.run(15_000);
