@@ -40,6 +40,8 @@ pub enum Mutation {
     R6NoCheckAtStart,
     /// Rule 6: the gate is not looked at right before the answer.
     R6NoCheckAtAnswer,
+    /// Rule 6: a write that was held while the array took office starts in the new tenure.
+    R6ParkedOutlivesTenure,
     /// T10: a queued command outlives its tenure and starts in a later one.
     T10CommandOutlivesTenure,
     /// Rule 7: reads do not wait for writes in flight.

@@ -91,6 +91,9 @@ pub enum Refusal {
     Transition,
     /// A named limit on commands in flight was reached (TASK SET FULL).
     Busy,
+    /// A write was held while the array took office: the host, if it still wants it, sends it again
+    /// (BUSY).
+    Again,
 }
 
 /// How a block request ended.

@@ -20,7 +20,7 @@ use crate::time::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Vacant,
-    /// Waits for the gate; has not arrived, has no tenure.
+    /// Waits for the gate; has not arrived. Its tenure is the one it was parked in.
     Parked,
     /// Arrived; waits for what it overlaps, for its region to be equal again, or for the gate.
     Queued,

@@ -33,13 +33,14 @@ impl Volume {
             }
         }
         let slot = self.commands.take(self.limits.commands).ok_or(Refusal::Busy)?;
-        let arrived = self.tick_clock();
+        let (arrived, tenure) = (self.tick_clock(), self.gate.tenure);
         let command = self.commands.get(slot);
         command.stage = Stage::Parked;
         command.arrived = arrived;
         command.op = request.op;
         command.extent = request.extent;
         command.held = request.extent.physical();
+        command.tenure = tenure;
         if mutation::on(Mutation::R8LogicalOverlap) {
             command.held = request.extent;
         }
@@ -53,7 +54,17 @@ impl Volume {
 
     /// The command arrives: it belongs to the gate's tenure (rule 6) and takes its place in the
     /// ledger, behind everything it conflicts with that arrived before.
+    ///
+    /// A write that was parked under another tenure does not: until then the other array may have
+    /// served, and its host may have left it here without a word, tried it again there and written
+    /// on. It is sent back for another try; a host that is gone does not make one. (A read that
+    /// nobody waits for harms nobody.)
     pub(super) fn arrive(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        let &Command { op, tenure, .. } = self.commands.at(slot);
+        let left = tenure != self.gate.tenure && op.writes();
+        if left && !mutation::on(Mutation::R6ParkedOutlivesTenure) {
+            return self.refuse(slot, Refusal::Again, cx, out);
+        }
         let arrived = self.tick_clock();
         let tenure = self.gate.tenure;
         let command = self.commands.get(slot);

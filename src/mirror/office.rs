@@ -88,7 +88,8 @@ impl Volume {
         let was = old.primary == me;
         let is = new.primary == me;
         if !same_tenure {
-            // Parked commands have no tenure and go on waiting; nothing else outlives it (rule 6).
+            // Parked commands go on waiting, writes among them for a refusal when the gate opens;
+            // nothing else outlives the tenure (rule 6).
             let mode = if self.gate.mode == Mode::Closed { Mode::Closed } else { Mode::Held };
             let ran = matches!(self.gate.mode, Mode::Both | Mode::Alone);
             let hold_until = if ran { cx.now.grantor + ENROL_HOLD } else { self.gate.hold_until };

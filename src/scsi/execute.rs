@@ -15,6 +15,7 @@ use crate::block::{BLOCK, Extent, Op};
 pub enum Status {
     Good = 0x00,
     CheckCondition = 0x02,
+    Busy = 0x08,
     TaskSetFull = 0x28,
 }
 

@@ -90,7 +90,8 @@ pub struct Medium {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Failure {
     Aborted,
-    Busy,
+    Full,
+    Again,
     Sense(Sense),
 }
 
@@ -164,7 +165,8 @@ impl Medium {
         let wanted = self.wanted;
         Progress::Finished(match self.failed {
             Some(Failure::Aborted) => End::Aborted,
-            Some(Failure::Busy) => End::Reply(Reply { wanted, ..Reply::status(Status::TaskSetFull) }),
+            Some(Failure::Full) => End::Reply(Reply { wanted, ..Reply::status(Status::TaskSetFull) }),
+            Some(Failure::Again) => End::Reply(Reply { wanted, ..Reply::status(Status::Busy) }),
             Some(Failure::Sense(sense)) => End::Reply(Reply { wanted, ..Reply::check(sense) }),
             None => {
                 let data_in = if self.reads { DataIn::Medium } else { DataIn::None };
@@ -187,7 +189,8 @@ fn failure(outcome: Outcome, extent: Extent) -> Option<Failure> {
     let sense = match outcome {
         Outcome::Good => return None,
         Outcome::Aborted => return Some(Failure::Aborted),
-        Outcome::Refused(crate::block::Refusal::Busy) => return Some(Failure::Busy),
+        Outcome::Refused(crate::block::Refusal::Busy) => return Some(Failure::Full),
+        Outcome::Refused(crate::block::Refusal::Again) => return Some(Failure::Again),
         // A path failed by 04/0A comes back late: media commands get 04/0B in a transition too.
         Outcome::Refused(_) => Sense::STANDBY,
         Outcome::Miscompare { offset } => Sense::MISCOMPARE.with_information(u64::from(offset)),

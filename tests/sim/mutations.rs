@@ -76,6 +76,7 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::T10CommandOutlivesTenure, 2, &scripts::THERE_AND_BACK),
     by_chance(Mutation::T20PromoteVotesFirst, 1),
     by_chance(Mutation::JoinWhileDirty, 2),
+    scripted(Mutation::R6ParkedOutlivesTenure, 1, &scripts::LEFT_BEHIND),
     by_chance(Mutation::R11VolumesStopApart, 2),
     by_chance(Mutation::R13WitnessNeeded, 37),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),

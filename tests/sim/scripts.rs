@@ -3,8 +3,8 @@
 
 use crate::disk::Failure;
 use crate::faults::Step::{
-    self, Crash, Cut, DiskFails, DiskHang, Mend, MetadataHang, MustLead, MustProgress, MustServe, Start,
-    Stop, Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    self, Crash, Cut, DiskFails, DiskHang, Mend, MetadataHang, MustLead, MustProgress, MustServe, Resume,
+    StallControl, Start, Stop, Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, FIRST_HOST, WITNESS};
@@ -58,6 +58,19 @@ fn crowded(plan: &mut Plan) {
 fn roaming(plan: &mut Plan) {
     calm(plan);
     plan.regions = 5;
+}
+
+/// Hosts that wait for nothing.
+fn impatient(plan: &mut Plan) {
+    crowded(plan);
+    plan.hosts = 2;
+    plan.habits = Habits {
+        slots: 3,
+        think_max: 10 * MS,
+        command_timeout: 150 * MS,
+        abort_timeout: 50 * MS,
+        poll: 100 * MS,
+    };
 }
 
 /// As `crowded` over a slow network, with a slow disk under the votes.
@@ -144,6 +157,26 @@ pub const THERE_AND_BACK: Script = Script {
     plan: crowded_far,
     steps: &[(5000, Switchover { group: 0 }), (5250, Stop { array: B })],
     jitter: 200,
+    storm: false,
+};
+
+/// Rule 6: A's control stands still, B holds what comes for its promotion. A host leaves a write there,
+/// gives the path up without B's knowing, tries it again at A, which serves until its lease ends, and
+/// writes on. Then B takes over.
+pub const LEFT_BEHIND: Script = Script {
+    name: "left-behind",
+    plan: impatient,
+    steps: &[
+        (5000, StallControl { array: A }),
+        (5900, cut(FIRST_HOST, A)),
+        (5900, cut(A, FIRST_HOST)),
+        (6600, cut(FIRST_HOST, B)),
+        (6600, cut(B, FIRST_HOST)),
+        (6600, mend(FIRST_HOST, A)),
+        (6600, mend(A, FIRST_HOST)),
+        (14_000, Resume { array: A }),
+    ],
+    jitter: 50,
     storm: false,
 };
 
@@ -283,6 +316,7 @@ pub const ALL: &[&Script] = &[
     &RESTORED_WITNESS,
     &THERE_AND_BACK,
     &DIVERGED,
+    &LEFT_BEHIND,
     &LONE_PRIMARY,
     &FAILING_DISK_A,
     &HANGING_DISK_A,

@@ -294,6 +294,22 @@ fn parked_commands_arrive_when_the_gate_opens_and_are_refused_when_it_closes() {
 }
 
 #[test]
+fn a_write_held_while_the_array_took_office_is_sent_back() {
+    let mut rig = Rig::primary(InSync::Both);
+    rig.gate(Mode::Held);
+    let (write, read) = (rig.submit(Op::Write, 0, 8), rig.submit(Op::Read, 8, 8));
+    rig.learn(config(2, 2, Side::A, InSync::Primary));
+    let late = rig.submit(Op::Write, 16, 8);
+    rig.gate(Mode::Alone);
+    assert_eq!(rig.run(), [answer(write, Outcome::Refused(Refusal::Again)), local(read), local(late)]);
+    let mut rig = Rig::primary(InSync::Both);
+    rig.gate(Mode::Held);
+    let write = rig.submit(Op::Write, 0, 8);
+    rig.gate(Mode::Both);
+    assert_eq!(rig.run(), [local(write)], "the same tenure: nobody else served");
+}
+
+#[test]
 fn draining_ends_what_runs_and_keeps_what_has_not_started() {
     let mut rig = Rig::mirrored();
     let (write, queued) = (rig.submit(Op::Write, 0, 8), rig.submit(Op::Read, 0, 8));

@@ -101,6 +101,7 @@ fn the_volume_refuses_media_commands() {
         (Refusal::Standby, Status::CheckCondition, Some(Sense::STANDBY)),
         (Refusal::Transition, Status::CheckCondition, Some(Sense::STANDBY)),
         (Refusal::Busy, Status::TaskSetFull, None),
+        (Refusal::Again, Status::Busy, None),
     ];
     for (refusal, status, sense) in outcomes {
         let mut medium = Rig::at(AccessState::Transitioning).medium(&cdb_10(0x28, 0, 0, 1), &[]);
