@@ -82,7 +82,12 @@ fn f6_the_primary_dies_and_returns_as_secondary() {
     let gap = rig.until_serves(1, 5000);
     assert!(gap < 3500, "{gap}");
     rig.run(100);
-    assert_eq!(rig.answered(), [(0, Outcome::Good), (1, Outcome::Good)], "\n{}", rig.tail());
+    // Held while the array took office: A served until then, the host sends it again.
+    let again = Outcome::Refused(crate::block::Refusal::Again);
+    assert_eq!(rig.answered(), [(0, Outcome::Good), (1, again)], "\n{}", rig.tail());
+    rig.write(1, 2);
+    rig.run(100);
+    assert_eq!(rig.answered(), [(1, Outcome::Good)]);
     rig.restart(0);
     rig.run(20_000);
     rig.is_well(1);
