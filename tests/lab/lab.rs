@@ -1,19 +1,22 @@
 //! One boot of the lab: network, site, guest, load, outside client and judge, with the verbs that
 //! the rows use, and the judgement around each run.
 
+mod verbs;
+
+use crate::disk::Disk;
 use crate::guest::{self, Contents, Guest};
 use crate::judge::{Judge, Verdict};
 use crate::load::{self, Load};
 use crate::network::{Network, Node, Plane};
 use crate::outside::Outside;
 use crate::rows::{Expects, Row};
-use crate::site::{self, Site, Status};
+use crate::site::{self, Site};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A group that is not in sync again by then will not be.
 const IN_SYNC_LIMIT: Duration = Duration::from_secs(120);
@@ -76,6 +79,7 @@ pub struct Lab {
     load: Option<Load>,
     guest: Guest,
     site: Site,
+    disk: Option<(Node, Disk)>,
     network: Network,
     judge: Judge,
     log: SocketAddr,
@@ -84,6 +88,8 @@ pub struct Lab {
     /// Gap of the guest taken before the row was over.
     guest_phase: Option<load::Phase>,
     stale_examples: Vec<String>,
+    /// Where on the raw device no row has written yet.
+    next_new_mib: u64,
 }
 
 impl Lab {
@@ -112,6 +118,7 @@ impl Lab {
             load: None,
             guest,
             site,
+            disk: None,
             network,
             judge,
             log,
@@ -119,6 +126,7 @@ impl Lab {
             notes: Map::new(),
             guest_phase: None,
             stale_examples: Vec::new(),
+            next_new_mib: 1024,
         };
         if let Err(error) = lab.attach(None) {
             lab.look_into_guest("start");
@@ -179,157 +187,11 @@ impl Lab {
         self.load = None;
         load::forget(&mut self.guest)?;
         self.network.heal_all()?;
+        self.site.kill_all()?;
+        self.disk = None;
         self.site.renew()?;
         self.attach(pause_us)
     }
-
-    // --- verbs of the rows -------------------------------------------------------------------
-
-    pub fn cut(&mut self, node: Node, plane: Plane) -> Result<(), Error> {
-        Ok(self.network.cut(node, plane)?)
-    }
-
-    pub fn heal_all(&mut self) -> Result<(), Error> {
-        Ok(self.network.heal_all()?)
-    }
-
-    pub fn kill(&mut self, node: Node) -> Result<(), Error> {
-        Ok(self.site.process(node)?.kill()?)
-    }
-
-    pub fn start(&mut self, node: Node) -> Result<(), Error> {
-        Ok(self.site.process(node)?.start()?)
-    }
-
-    pub fn freeze(&mut self, node: Node) -> Result<(), Error> {
-        Ok(self.site.process(node)?.freeze()?)
-    }
-
-    pub fn thaw(&mut self, node: Node) -> Result<(), Error> {
-        Ok(self.site.process(node)?.thaw()?)
-    }
-
-    /// SIGTERM, and waits for the end, which an array owes its hosts within a few seconds.
-    pub fn terminate(&mut self, node: Node) -> Result<(), Error> {
-        let process = self.site.process(node)?;
-        process.terminate()?;
-        process.wait_end(Duration::from_secs(15))?;
-        Ok(())
-    }
-
-    pub fn wipe(&mut self, node: Node) -> Result<(), Error> {
-        Ok(self.site.wipe(node)?)
-    }
-
-    pub fn status(&mut self, node: Node) -> Result<Status, Error> {
-        Ok(self.site.status(node)?)
-    }
-
-    pub fn resync_bytes(&mut self, node: Node) -> Result<u64, Error> {
-        Ok(self.site.resync_bytes(node)?)
-    }
-
-    pub fn note(&mut self, key: &str, value: u64) {
-        self.notes.insert(key.to_owned(), json!(value));
-    }
-
-    /// Restarts an array in order, so that it serves with the fault switch set.
-    pub fn restart_with_fault(&mut self, node: Node, fault: &str) -> Result<(), Error> {
-        let process = self.site.process(node)?;
-        process.kill()?;
-        process.set_environment(vec![("TWINLUN_FAULT".to_owned(), fault.to_owned())]);
-        process.start()?;
-        self.wait_in_sync()?;
-        if !self.status(node)?.serves {
-            self.switch_over()?;
-        }
-        Ok(())
-    }
-
-    pub fn wait(
-        &mut self,
-        what: &str,
-        limit: Duration,
-        mut holds: impl FnMut(&mut Self) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
-        let end = Instant::now() + limit;
-        loop {
-            // An array that was just started does not answer yet.
-            let last = holds(self);
-            if matches!(last, Ok(true)) {
-                return Ok(());
-            }
-            if Instant::now() > end {
-                let why = last.err().map_or(String::new(), |error| format!(" ({error})"));
-                let states: Vec<_> = [Node::A, Node::B]
-                    .map(|node| self.site.status(node).map_or_else(|e| e.to_string(), |s| format!("{s:?}")))
-                    .into();
-                return Err(Error::Wrong(format!(
-                    "not within {} s: {what}{why}; {}",
-                    limit.as_secs(),
-                    states.join("; ")
-                )));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
-    pub fn wait_in_sync(&mut self) -> Result<(), Error> {
-        self.wait("both arrays in sync and one serving", IN_SYNC_LIMIT, |lab| {
-            let (a, b) = (lab.status(Node::A)?, lab.status(Node::B)?);
-            Ok(a.in_sync && b.in_sync && a.serves != b.serves)
-        })
-    }
-
-    fn primary(&mut self) -> Result<Node, Error> {
-        Ok(if self.status(Node::A)?.serves { Node::A } else { Node::B })
-    }
-
-    /// Asks the serving array to switch over and waits until the other serves.
-    pub fn switch_over(&mut self) -> Result<(), Error> {
-        let from = self.primary()?;
-        self.site.switch_over(from)?;
-        let to = if from == Node::A { Node::B } else { Node::A };
-        self.wait("the switchover is done", SWITCHOVER_LIMIT, |lab| {
-            Ok(lab.status(to)?.serves && lab.status(to)?.in_sync)
-        })
-    }
-
-    /// Commands that the outside client saw completed by an array.
-    pub fn served_by(&mut self, node: Node) -> Result<u64, Error> {
-        let index = usize::from(node == Node::B);
-        let status = self.outside()?.status()?;
-        Ok(status["paths"][index]["served"].as_u64().unwrap_or(0))
-    }
-
-    /// Takes the guest's figures now; what follows is the outside client's alone.
-    pub fn guest_rests(&mut self) -> Result<(), Error> {
-        let load = self.load.as_ref().ok_or_else(|| io::Error::other("no load"))?;
-        let phase = load.phase(&mut self.guest)?;
-        load.pause(&mut self.guest)?;
-        self.guest_phase = Some(phase);
-        Ok(())
-    }
-
-    /// No host does anything until the row is over.
-    pub fn all_rest(&mut self) -> Result<(), Error> {
-        self.guest_rests()?;
-        Ok(self.outside()?.order("pause")?)
-    }
-
-    /// Resident memory in KiB, and CPU time so far in ticks of 10 ms.
-    pub fn usage(&mut self, node: Node) -> Result<(u64, u64), Error> {
-        Ok(self.site.process(node)?.usage()?)
-    }
-
-    /// Only the raw device of the guest is written to from here on.
-    pub fn only_raw(&mut self) -> Result<(), Error> {
-        self.outside()?.order("pause")?;
-        let load = self.load.as_ref().ok_or_else(|| io::Error::other("no load"))?;
-        Ok(load.pause_file(&mut self.guest)?)
-    }
-
-    // --- a run -------------------------------------------------------------------------------
 
     /// Carries out a row once and judges it. An error means that the lab itself has broken.
     pub fn execute(&mut self, row: &Row) -> Result<Outcome, Error> {
@@ -337,14 +199,18 @@ impl Lab {
         self.guest_phase = None;
         self.stale_examples.clear();
         let mut why = Vec::new();
+        if let Some(node) = row.own_disk() {
+            self.insert_disk(node)?;
+        }
         self.prepare()?;
         let before = self.acknowledged()?;
         self.begin(row)?;
         if let Err(error) = (row.run)(self) {
             why.push(error.to_string());
         }
-        self.heal(&mut why);
+        self.undo_everything(&mut why);
         let outcome = self.judge_run(row, before, &mut why);
+        self.remove_disk()?;
         match outcome {
             Ok(mut outcome) => {
                 outcome.why = why;
@@ -357,6 +223,25 @@ impl Lab {
                 Ok(Outcome { why, ..Outcome::default() })
             }
         }
+    }
+
+    /// From here on the volumes of an array lie on a file system of their own.
+    fn insert_disk(&mut self, node: Node) -> Result<(), Error> {
+        self.wait_in_sync()?;
+        self.terminate(node)?;
+        let at = self.site.data(node)?.join("volumes");
+        let disk = Disk::insert(&at, &self.options.directory.join(format!("disk-{}", node.name())))?;
+        self.disk = Some((node, disk));
+        self.start(node)
+    }
+
+    fn remove_disk(&mut self) -> Result<(), Error> {
+        if let Some((node, disk)) = self.disk.take() {
+            self.terminate(node)?;
+            disk.remove()?;
+            self.start(node)?;
+        }
+        Ok(())
     }
 
     /// In sync, A serving, all paths there.
@@ -386,9 +271,13 @@ impl Lab {
     }
 
     /// Undoes whatever is still broken, also after a row that gave up half-way.
-    fn heal(&mut self, why: &mut Vec<String>) {
+    fn undo_everything(&mut self, why: &mut Vec<String>) {
         let healed = (|| -> Result<(), Error> {
             self.network.heal_all()?;
+            if let Some((_, disk)) = &mut self.disk {
+                disk.thaw()?;
+                disk.relieve()?;
+            }
             for node in [Node::A, Node::B, Node::Witness] {
                 let process = self.site.process(node)?;
                 process.set_environment(Vec::new());

@@ -79,6 +79,10 @@ impl Load {
         Ok(load)
     }
 
+    pub fn raw_device(&self) -> &str {
+        &self.raw
+    }
+
     pub fn run(&self, guest: &mut Guest) -> io::Result<()> {
         for name in &self.names {
             guest.ask(json!({ "op": "run", "name": name }), ORDER_LIMIT)?;

@@ -128,11 +128,56 @@ impl Network {
         ))
     }
 
+    /// What `from` sends to `to` on that plane is dropped; the way back stays.
+    pub fn cut_one_way(&self, from: Node, to: Node, plane: Plane) -> io::Result<()> {
+        let namespace = self.namespace(to);
+        for rule in [
+            "add table ip lab".to_owned(),
+            "add chain ip lab in { type filter hook input priority 0; }".to_owned(),
+            format!("add rule ip lab in ip saddr {} drop", from.ip(plane)),
+        ] {
+            run("ip", &["netns", "exec", &namespace, "nft", &rule])?;
+        }
+        Ok(())
+    }
+
+    /// The TCP connection of `node` with that local port is answered with a reset from now on.
+    pub fn break_connection(&self, node: Node, local_port: u16) -> io::Result<()> {
+        let namespace = self.namespace(node);
+        for rule in [
+            "add table ip lab".to_owned(),
+            "add chain ip lab in { type filter hook input priority 0; }".to_owned(),
+            format!("add rule ip lab in tcp dport {local_port} reject with tcp reset"),
+        ] {
+            run("ip", &["netns", "exec", &namespace, "nft", &rule])?;
+        }
+        Ok(())
+    }
+
+    /// Local port of the connection of `node` to an address and port that has sent most.
+    pub fn busiest_connection(&self, node: Node, to: &str) -> io::Result<u16> {
+        let arguments =
+            ["netns", "exec", &self.namespace(node), "ss", "-tniHO", "state", "established", "dst", to];
+        let said = run("ip", &arguments)?;
+        let connections = said.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let port: u16 = words.nth(2)?.rsplit(':').next()?.parse().ok()?;
+            let sent: u64 = words.find_map(|word| word.strip_prefix("bytes_acked:"))?.parse().ok()?;
+            Some((sent, port))
+        });
+        let busiest = connections.max();
+        busiest
+            .map(|(_, port)| port)
+            .ok_or_else(|| io::Error::other(format!("no connection to {to}: {said}")))
+    }
+
     pub fn heal_all(&self) -> io::Result<()> {
         for node in NODES {
             for plane in PLANES {
                 self.heal(node, plane)?;
             }
+            // Most often there is no such table.
+            let _ = run("ip", &["netns", "exec", &self.namespace(node), "nft", "delete table ip lab"]);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The proof with a real host: two arrays and a witness in network namespaces, a Debian guest with
 //! open-iscsi and dm-multipath on them, and the rows of FAILURES one after the other.
 
+mod disk;
 mod guest;
 mod judge;
 mod lab;

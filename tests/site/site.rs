@@ -9,6 +9,8 @@ pub use process::Process;
 
 use serde_json::Value;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,16 @@ pub struct Status {
 impl Status {
     pub fn serves_alone(&self) -> bool {
         self.serves && !self.in_sync
+    }
+}
+
+/// A tree with its holes.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("cp -a {}: {status}", from.display())))
     }
 }
 
@@ -148,6 +160,36 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    pub fn kill_all(&mut self) -> io::Result<()> {
+        self.processes.iter_mut().try_for_each(|(_, process)| process.kill())
+    }
+
+    /// Where a node keeps what it has.
+    pub fn data(&self, node: Node) -> io::Result<PathBuf> {
+        let part = self.plan.parts.iter().find(|part| part.node == node);
+        part.and_then(|part| part.data.first().cloned()).ok_or_else(|| io::Error::other("no such node"))
+    }
+
+    fn backup(&self, node: Node) -> PathBuf {
+        self.plan.directory.join(format!("{}.backup", node.name()))
+    }
+
+    /// Copies what a node keeps. To be called while it is down.
+    pub fn back_up(&self, node: Node) -> io::Result<()> {
+        let backup = self.backup(node);
+        if backup.exists() {
+            std::fs::remove_dir_all(&backup)?;
+        }
+        copy(&self.data(node)?, &backup)
+    }
+
+    /// Puts back what was copied. To be called while it is down.
+    pub fn restore(&self, node: Node) -> io::Result<()> {
+        let data = self.data(node)?;
+        std::fs::remove_dir_all(&data)?;
+        copy(&self.backup(node), &data)
     }
 
     /// Runs the command line on an array, where it runs.

@@ -1,0 +1,112 @@
+//! Disks that hang or fill up, data that comes from a backup or is gone.
+
+use super::{AFTER, SETTLE, TAKEOVER, check, rest, taken_over};
+use crate::lab::{Error, Lab};
+use crate::network::Node;
+use crate::site::Role;
+use std::time::Duration;
+
+/// A's disk hangs: it hands over.
+pub fn primary_disk_hangs(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.disk(Node::A)?.freeze()?;
+    taken_over(lab)?;
+    rest(AFTER);
+    let a = lab.status(Node::A)?;
+    check(!a.serves, || format!("A serves from a disk that hangs: {a:?}"))?;
+    Ok(lab.disk(Node::A)?.thaw()?)
+}
+
+/// B's disk hangs: A drops it.
+pub fn secondary_disk_hangs(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.disk(Node::B)?.freeze()?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    Ok(lab.disk(Node::B)?.thaw()?)
+}
+
+/// B's disk is full: A drops it, and catches it up once there is room.
+pub fn secondary_disk_full(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.disk(Node::B)?.fill()?;
+    let said = lab.write_new_blocks()?;
+    check(!said.contains("rror"), || format!("a write that A has room for got: {said}"))?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    Ok(lab.disk(Node::B)?.relieve()?)
+}
+
+/// A's disk is full: what cannot be stored is refused, what can be goes on, nothing changes hands.
+pub fn primary_disk_full(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    let before = lab.status(Node::A)?.epoch;
+    lab.disk(Node::A)?.fill()?;
+    let said = lab.write_new_blocks()?;
+    check(said.contains("No space left"), || format!("a write that has no room got: {said}"))?;
+    rest(AFTER);
+    let a = lab.status(Node::A)?;
+    check(a.serves && a.epoch == before, || format!("a full disk cost A its place: {a:?}"))?;
+    lab.disk(Node::A)?.relieve()?;
+    let said = lab.write_new_blocks()?;
+    check(!said.contains("rror"), || format!("with room again a write still got: {said}"))
+}
+
+/// The witness's state from before two switchovers comes back.
+pub fn witness_restored(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::Witness)?;
+    lab.back_up(Node::Witness)?;
+    lab.start(Node::Witness)?;
+    lab.wait("the witness counts", Duration::from_secs(60), |lab| Ok(lab.status(Node::A)?.witness_counts))?;
+    lab.switch_over()?;
+    lab.switch_over()?;
+    lab.kill(Node::Witness)?;
+    lab.restore(Node::Witness)?;
+    let before = lab.status(Node::A)?.epoch;
+    lab.start(Node::Witness)?;
+    lab.wait("the restored witness is enrolled anew", Duration::from_secs(60), |lab| {
+        let a = lab.status(Node::A)?;
+        Ok(a.epoch > before && a.witness_counts)
+    })?;
+    let a = lab.status(Node::A)?;
+    check(a.serves && a.in_sync, || format!("the restored witness cost A its place: {a:?}"))
+}
+
+/// A dies and comes back with its disks of some time before.
+pub fn primary_restored(lab: &mut Lab) -> Result<(), Error> {
+    lab.terminate(Node::A)?;
+    taken_over(lab)?;
+    lab.back_up(Node::A)?;
+    lab.start(Node::A)?;
+    lab.wait_in_sync()?;
+    lab.switch_over()?;
+    rest(SETTLE);
+    lab.kill(Node::A)?;
+    lab.restore(Node::A)?;
+    lab.start(Node::A)?;
+    taken_over(lab)?;
+    lab.wait("A, restored, is caught up", Duration::from_secs(90), |lab| {
+        let a = lab.status(Node::A)?;
+        Ok(a.role == Role::SecondaryRev && a.in_sync)
+    })
+}
+
+/// A volume of B comes back blank: what A holds is copied.
+pub fn secondary_volume_blank(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::B)?;
+    lab.blank_volume(Node::B, "lab.raw")?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    lab.start(Node::B)
+}
+
+/// A's `data_dir` is gone, A returns empty.
+pub fn primary_returns_empty(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::A)?;
+    lab.wipe(Node::A)?;
+    taken_over(lab)?;
+    rest(AFTER);
+    lab.start(Node::A)
+}
