@@ -20,6 +20,7 @@ use crate::arbitration::{Connection, Side, Timers};
 use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, USER_TIMEOUT};
 use crate::link::dial::{PAUSE, dial};
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
+use crate::link::watch::Board;
 use crate::mirror::LaneId;
 use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
 use crate::sys::socket;
@@ -48,6 +49,8 @@ pub struct Link {
     pub volumes: Volumes,
     pub channel: mpsc::UnboundedSender<Event>,
     pub lanes: mpsc::UnboundedSender<LaneEvent>,
+    /// When each lane was last heard.
+    pub board: Arc<Board>,
     /// The other array as the present control connection knows it.
     pub present: Mutex<Option<(Connection, Hello)>>,
 }
@@ -117,8 +120,9 @@ impl Link {
         let stream = stream.into_std()?;
         let connection = LaneConnection { lane, number: next_connection().0 };
         let (volumes, events) = (Arc::clone(&self.volumes), self.lanes.clone());
+        let board = Arc::clone(&self.board);
         let call = move || {
-            tokio::task::spawn_local(lane::serve(stream, connection, volumes, events));
+            tokio::task::spawn_local(lane::serve(stream, connection, board, volumes, events));
         };
         self.mailboxes.send(self.mailboxes.thread_of(lane), Job::Call(Box::new(call)));
         Ok(())
@@ -200,9 +204,10 @@ async fn dial_lane(
     let stream = stream.into_std()?;
     let connection = LaneConnection { lane, number: next_connection().0 };
     let (volumes, events) = (Arc::clone(&link.volumes), link.lanes.clone());
+    let board = Arc::clone(&link.board);
     let call = move || {
         tokio::task::spawn_local(async move {
-            lane::serve(stream, connection, volumes, events).await;
+            lane::serve(stream, connection, board, volumes, events).await;
             drop(guard);
         });
     };

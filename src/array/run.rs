@@ -16,6 +16,7 @@ use crate::config::{ArrayConfig, EngineChoice};
 use crate::format::EnvelopeError;
 use crate::group::{BootNonce, Life, PathView};
 use crate::iscsi::{Limits, TargetIdentity};
+use crate::link::watch::Board;
 use crate::portal::{self, PortalConfig, ScsiService, Sessions};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
 use crate::store::objects::{ObjectStore, StoreError};
@@ -291,6 +292,7 @@ async fn start_links(
             volumes: volumes.shared(),
             channel,
             lanes,
+            board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout.into())),
             present: Mutex::new(None),
         });
         let forward = inputs.clone();

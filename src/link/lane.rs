@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::arbitration::GroupId;
+use crate::link::watch::{self, Board, Due, Watch};
 use crate::mirror::frame::{self, Ack, Announced, Announcement, Decoded, HEADER_LEN};
 use crate::mirror::{FrameHeader, LaneId, VolumeId};
 use crate::sys::buffer::Buffer;
@@ -42,6 +43,7 @@ pub enum LaneEvent {
 pub async fn serve(
     stream: std::net::TcpStream,
     connection: LaneConnection,
+    board: Arc<Board>,
     volumes: Volumes,
     events: mpsc::UnboundedSender<LaneEvent>,
 ) {
@@ -57,9 +59,11 @@ pub async fn serve(
     let out = Rc::new(LaneOut::default());
     thread.adopt_lane(connection.lane, Rc::clone(&out));
     let _ = events.send(LaneEvent::Up(connection));
+    let alive = Watch::new(board, connection.lane);
     let error = tokio::select! {
-        error = receive(&stream, connection.lane, &volumes) => error,
-        error = send(&stream, &out) => error,
+        error = receive(&stream, connection.lane, &volumes, &alive, &out) => error,
+        error = send(&stream, &out, &alive) => error,
+        error = watch(&alive, &out) => error,
     };
     out.close();
     thread.drop_lane(connection.lane, &out);
@@ -68,8 +72,25 @@ pub async fn serve(
     tracing::info!(lane = connection.lane.0, %error, "replication lane lost");
 }
 
+/// Ends when the lane is silent and another one is not.
+async fn watch(alive: &Watch, out: &LaneOut) -> io::Error {
+    loop {
+        tokio::time::sleep(watch::TICK).await;
+        match alive.due() {
+            Due::Nothing => {}
+            Due::Ask => out.push(LaneFrame::Ask),
+            Due::GiveUp => {
+                return io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "silent for lane_timeout while another lane moves",
+                );
+            }
+        }
+    }
+}
+
 /// Sends what is queued, batch by batch; ends when the connection breaks.
-async fn send(stream: &TcpStream, out: &LaneOut) -> io::Error {
+async fn send(stream: &TcpStream, out: &LaneOut, alive: &Watch) -> io::Error {
     let mut queue = VecDeque::new();
     let mut batch = Batch::default();
     loop {
@@ -80,6 +101,7 @@ async fn send(stream: &TcpStream, out: &LaneOut) -> io::Error {
         out.drain(&mut queue);
         while !queue.is_empty() {
             batch.fill(&mut queue);
+            alive.sends(batch.payloads.len());
             if let Err(error) = batch.write(stream).await {
                 return error;
             }
@@ -92,10 +114,10 @@ async fn send(stream: &TcpStream, out: &LaneOut) -> io::Error {
 #[derive(Debug, Default)]
 struct Batch {
     acks: Vec<Ack>,
-    /// Encoded acks, then a header for each payload.
+    /// Signs of life and encoded acks, then a header for each payload.
     heads: Vec<u8>,
-    /// End of the encoded acks in `heads`.
-    acks_end: usize,
+    /// Where the headers of payloads begin in `heads`.
+    front_end: usize,
     payloads: Vec<Buffer>,
 }
 
@@ -121,6 +143,8 @@ impl Batch {
                         Err(error) => tracing::error!(%error, "a frame cannot be sent"),
                     }
                 }
+                LaneFrame::Ask => self.heads.extend_from_slice(&frame::encode_sign(false)),
+                LaneFrame::Here => self.heads.extend_from_slice(&frame::encode_sign(true)),
             }
             if self.payloads.len() * 2 >= WRITE_PIECES - 1 || self.acks.len() == frame::ACKS_MAX {
                 break;
@@ -129,15 +153,15 @@ impl Batch {
         if !self.acks.is_empty() {
             frame::encode_acks(&self.acks, &mut self.heads);
         }
-        self.acks_end = self.heads.len();
+        self.front_end = self.heads.len();
         self.heads.append(&mut headers);
     }
 
     async fn write(&self, stream: &TcpStream) -> io::Result<()> {
-        let (acks, headers) = self.heads.split_at(self.acks_end);
+        let (front, headers) = self.heads.split_at(self.front_end);
         let mut pieces = Vec::with_capacity(1 + 2 * self.payloads.len());
-        if !acks.is_empty() {
-            pieces.push(IoSlice::new(acks));
+        if !front.is_empty() {
+            pieces.push(IoSlice::new(front));
         }
         for (header, payload) in headers.chunks_exact(HEADER_LEN).zip(&self.payloads) {
             pieces.push(IoSlice::new(header));
@@ -160,8 +184,14 @@ impl Batch {
 
 /// Takes frames in and hands them to their volumes; ends when the connection breaks or says
 /// something that is no frame.
-async fn receive(stream: &TcpStream, lane: LaneId, volumes: &Volumes) -> io::Error {
-    let mut receiver = Receiver { stream, buffer: vec![0; RECEIVE], filled: 0 };
+async fn receive(
+    stream: &TcpStream,
+    lane: LaneId,
+    volumes: &Volumes,
+    alive: &Watch,
+    out: &LaneOut,
+) -> io::Error {
+    let mut receiver = Receiver { stream, alive, out, buffer: vec![0; RECEIVE], filled: 0 };
     loop {
         if let Err(error) = receiver.turn(lane, volumes).await {
             return error;
@@ -172,6 +202,8 @@ async fn receive(stream: &TcpStream, lane: LaneId, volumes: &Volumes) -> io::Err
 
 struct Receiver<'a> {
     stream: &'a TcpStream,
+    alive: &'a Watch,
+    out: &'a LaneOut,
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -180,6 +212,7 @@ impl Receiver<'_> {
     /// Reads once and handles every frame that is there.
     async fn turn(&mut self, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
         self.filled += read_some(self.stream, &mut self.buffer[self.filled..]).await?;
+        self.alive.heard();
         let mut at = 0;
         loop {
             let bytes = &self.buffer[at..self.filled];
@@ -191,13 +224,15 @@ impl Receiver<'_> {
                     }
                     // A large payload is read to where it stays.
                     let have = &bytes[HEADER_LEN..];
-                    let payload = read_payload(self.stream, announced, have).await?;
+                    let payload = read_payload(self.stream, announced, have, self.alive).await?;
                     deliver(announced.what, payload, lane, volumes)?;
                     at = self.filled;
                 }
                 Decoded::Frame { what, payload, consumed } => {
                     match what {
-                        Announced::Acks => answer(payload, volumes)?,
+                        Announced::Acks => self.alive.answered(answer(payload, volumes)?),
+                        Announced::Ask => self.out.push(LaneFrame::Here),
+                        Announced::Here => {}
                         _ => deliver(what, Buffer::copy_of(payload), lane, volumes)?,
                     }
                     at += consumed;
@@ -220,13 +255,19 @@ async fn read_some(stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-async fn read_payload(stream: &TcpStream, announced: Announcement, have: &[u8]) -> io::Result<Buffer> {
+async fn read_payload(
+    stream: &TcpStream,
+    announced: Announcement,
+    have: &[u8],
+    alive: &Watch,
+) -> io::Result<Buffer> {
     let mut payload = Buffer::with_len(announced.payload_len as usize);
     let Some(bytes) = payload.as_mut_slice() else { return Err(io::ErrorKind::OutOfMemory.into()) };
     bytes[..have.len()].copy_from_slice(have);
     let mut filled = have.len();
     while filled < bytes.len() {
         filled += read_some(stream, &mut bytes[filled..]).await?;
+        alive.heard();
     }
     announced.check(payload.as_slice()).map_err(io::Error::other)?;
     Ok(payload)
@@ -238,7 +279,10 @@ fn deliver(what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) ->
             take(group, volume, header, payload, lane, volumes);
             Ok(())
         }
-        Announced::Acks => answer(payload.as_slice(), volumes),
+        // Their payloads are small, they do not come this way.
+        Announced::Acks | Announced::Ask | Announced::Here => {
+            Err(io::Error::other("a frame of this kind has no large payload"))
+        }
         Announced::Hello => Err(io::Error::other("a second hello on a lane")),
     }
 }
@@ -256,13 +300,16 @@ fn take(group: GroupId, id: VolumeId, header: FrameHeader, payload: Buffer, lane
     }
 }
 
-fn answer(payload: &[u8], volumes: &Volumes) -> io::Result<()> {
+/// Returns how many answers there were.
+fn answer(payload: &[u8], volumes: &Volumes) -> io::Result<usize> {
+    let mut answers = 0;
     let volumes = volumes.load();
     for ack in frame::acks(payload) {
         let ack = ack.map_err(io::Error::other)?;
+        answers += 1;
         if let Some(volume) = volumes.get(&ack.volume) {
             volume.acknowledged(ack.session, ack.sequence, ack.result);
         }
     }
-    Ok(())
+    Ok(answers)
 }

@@ -3,3 +3,4 @@
 pub mod channel;
 pub mod dial;
 pub mod lane;
+pub mod watch;

@@ -38,6 +38,8 @@ pub const HELLO_LEN: usize = 40;
 const KIND_HELLO: u8 = 1;
 const KIND_DATA: u8 = 2;
 const KIND_ACKS: u8 = 3;
+const KIND_ASK: u8 = 4;
+const KIND_HERE: u8 = 5;
 
 /// First frame on a lane, from both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +74,10 @@ pub enum Announced {
     Data { group: GroupId, volume: VolumeId, header: FrameHeader },
     /// The payload is read with [`acks`].
     Acks,
+    /// Asks the other end for a sign of life; no payload.
+    Ask,
+    /// The sign of life that was asked for; no payload.
+    Here,
 }
 
 /// A header that was read and found whole.
@@ -168,6 +174,11 @@ pub fn encode_acks(acks: &[Ack], out: &mut Vec<u8>) -> usize {
     carried
 }
 
+/// The question for a sign of life (`Ask`), or its answer (`Here`).
+pub fn encode_sign(answer: bool) -> [u8; HEADER_LEN] {
+    seal(begin(if answer { KIND_HERE } else { KIND_ASK }, 0, &[]))
+}
+
 /// Appends the hello of a lane.
 pub fn encode_hello(hello: &LaneHello, out: &mut Vec<u8>) {
     let mut payload = [0; HELLO_LEN];
@@ -251,6 +262,11 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
             }
             Announced::Acks
         }
+        KIND_ASK | KIND_HERE if payload_len > 0 => {
+            return Err(FrameError::Length { found: payload_len, wanted: 0 });
+        }
+        KIND_ASK => Announced::Ask,
+        KIND_HERE => Announced::Here,
         kind => return Err(FrameError::Kind(kind)),
     };
     Ok(Announcement { what, payload_len, payload_crc: u32_at(bytes, 112) })

@@ -26,11 +26,15 @@ pub enum LaneFrame {
         /// `None`: refused, another session or tenure is in force.
         result: Option<StoreResult>,
     },
+    /// Asks the peer's end for a sign of life.
+    Ask,
+    /// Gives one.
+    Here,
 }
 
 /// Queue of one lane that is up; lives on the lane's data thread. What can be in it is bounded by
-/// the ledger's slots (one frame each), the copies in progress, and the frames received (one
-/// acknowledgement each).
+/// the ledger's slots (one frame each), the copies in progress, the frames received (one
+/// acknowledgement each), and the signs of life (one a tick, and one for each that was asked for).
 #[derive(Debug, Default)]
 pub struct LaneOut {
     queue: RefCell<VecDeque<LaneFrame>>,
