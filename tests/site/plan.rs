@@ -117,7 +117,8 @@ fn witness_toml(own: &Path, address: &Addresses) -> String {
         "[witness]\nname = \"witness\"\nlisten = \"{}\"\ndata_dir = \"{}\"\nrun_dir = \"{}\"\nallow_plaintext = true\n",
         address.witness,
         own.display(),
-        own.join("run").display()
+        // Not with the rest: what a backup would not hold.
+        own.with_extension("run").display()
     )
 }
 
