@@ -23,6 +23,7 @@ use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::watch::Board;
 use crate::mirror::LaneId;
 use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
+use crate::store::lives::{self, Lives};
 use crate::sys::socket;
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Frame, Hello, Role};
@@ -53,6 +54,8 @@ pub struct Link {
     pub board: Arc<Board>,
     /// The other array as the present control connection knows it.
     pub present: Mutex<Option<(Connection, Hello)>>,
+    /// Which lives of the other array were heard.
+    pub lives: Arc<Mutex<Lives>>,
 }
 
 impl Link {
@@ -100,6 +103,11 @@ impl Link {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Is this the newest life of its `data_dir`? Noted down before it is answered.
+    async fn admit(&self, hello: &Hello) -> Result<(), String> {
+        lives::admit(&self.lives, hello).await
     }
 
     fn lane_hello(&self, lane: LaneId) -> LaneHello {
@@ -153,6 +161,10 @@ async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
     framed.send(&Frame::Hello(link.hello.clone())).await?;
     let hello = framed.hello().await?;
     link.check(&hello).map_err(io::Error::other)?;
+    if let Err(why) = link.admit(&hello).await {
+        framed.send(&Frame::Refused(why.clone())).await?;
+        return Err(io::Error::other(why));
+    }
     let connection = next_connection();
     link.set_peer(Some((connection, hello.clone())));
     let lanes = link.hello.lanes.min(hello.lanes).max(1);
@@ -277,7 +289,11 @@ async fn welcome(
     }
     let mut framed = Framed::new(stream, magic)?;
     let hello = framed.hello().await?;
-    if let Err(why) = link.check(&hello).and_then(|()| link.check_life(&hello)) {
+    let known = match link.check(&hello).and_then(|()| link.check_life(&hello)) {
+        Ok(()) => link.admit(&hello).await,
+        Err(why) => Err(why),
+    };
+    if let Err(why) = known {
         framed.send(&Frame::Refused(why.clone())).await?;
         return Err(io::Error::other(why));
     }

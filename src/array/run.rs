@@ -19,6 +19,7 @@ use crate::iscsi::{Limits, TargetIdentity};
 use crate::link::watch::Board;
 use crate::portal::{self, PortalConfig, ScsiService, Sessions};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
+use crate::store::lives::Lives;
 use crate::store::objects::{ObjectStore, StoreError};
 use crate::store::records::RecordError;
 use crate::sys::engine::Engine;
@@ -239,15 +240,17 @@ async fn serve(
     exports.rebuild(&handle);
     log.add(None, None, format!("array {} starts (start {} of its data_dir)", handle.name, identity.boot));
 
+    let lives = Lives::open(&config.array.data_dir, data_dir.engine())?;
     let hello = Hello {
         role: Role::Array(config.side()),
         identity: identity.uuid.into_bytes(),
         nonce: BootNonce(nonce),
+        life: identity.boot,
         name: config.array.name.clone(),
         system: config.system_id(),
         lanes,
     };
-    start_links(config, timers, &hello, &mailboxes, &volumes, &inputs).await?;
+    start_links(config, timers, lives, &hello, &mailboxes, &volumes, &inputs).await?;
     let forward = inputs.clone();
     tokio::spawn(async move {
         while let Some(volume) = poked.recv().await {
@@ -275,6 +278,7 @@ async fn serve(
 async fn start_links(
     config: &ArrayConfig,
     timers: Timers,
+    lives: Lives,
     hello: &Hello,
     mailboxes: &Mailboxes,
     volumes: &VolumeSet,
@@ -294,6 +298,7 @@ async fn start_links(
             lanes,
             board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout.into())),
             present: Mutex::new(None),
+            lives: Arc::new(Mutex::new(lives)),
         });
         let forward = inputs.clone();
         tokio::spawn(async move {

@@ -149,6 +149,9 @@ async fn receive(
                         Frame::Pong(number) => {
                             let _ = pongs.send(number);
                         }
+                        Frame::Refused(why) => {
+                            return io::Error::other(format!("the other end refuses: {why}"));
+                        }
                         frame => {
                             let _ = events.send(Event::Frame { connection, frame });
                         }

@@ -2,6 +2,7 @@
 
 pub mod data_dir;
 mod handle;
+pub mod lives;
 #[cfg(test)]
 mod loop_device_tests;
 pub mod map_file;

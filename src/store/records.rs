@@ -23,9 +23,9 @@ use crate::sys::file::{Access, RawFile};
 pub enum RecordError {
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path}: {source}; restore it from a backup, or remove this array from its groups and enrol it anew", path = path.display())]
+    #[error("{path}: {source}; start this array with an empty data_dir and mirror its volumes anew (a backup would be refused)", path = path.display())]
     Unreadable { path: PathBuf, source: SlotError },
-    #[error("{path}: entry {entry}: {source}; restore the file from a backup, or remove this array from its groups and enrol it anew", path = path.display())]
+    #[error("{path}: entry {entry}: {source}; start this array with an empty data_dir and mirror its volumes anew (a backup would be refused)", path = path.display())]
     Entry { path: PathBuf, entry: usize, source: SlotError },
     #[error("{path}: entries {first} and {second} are for one key", path = path.display())]
     Duplicate { path: PathBuf, first: usize, second: usize },

@@ -40,6 +40,8 @@ pub struct Hello {
     pub identity: [u8; 16],
     /// Random at each start of the sender (rule 16).
     pub nonce: BootNonce,
+    /// Starts of the sender's `data_dir`, this one included.
+    pub life: u64,
     /// The sender's name, for operators.
     pub name: String,
     /// The sender's system number (WSAPI), zero for a witness.
@@ -144,6 +146,7 @@ impl Frame {
                 }
                 w.bytes(&hello.identity);
                 w.bytes(&hello.nonce.0);
+                w.u64(hello.life);
                 w.u32(hello.system);
                 w.u16(hello.lanes);
                 text(&mut w, &hello.name);
@@ -207,10 +210,10 @@ fn read_hello(r: &mut Reader<'_>) -> Option<Hello> {
         _ => return None,
     };
     let (identity, nonce) = (r.array()?, BootNonce(r.array()?));
-    let (system, lanes) = (r.u32()?, r.u16()?);
+    let (life, system, lanes) = (r.u64()?, r.u32()?, r.u16()?);
     let length = usize::from(r.u8()?);
     let name = String::from_utf8(r.slice(length).filter(|_| length <= NAME_MAX)?.to_vec()).ok()?;
-    Some(Hello { role, identity, nonce, name, system, lanes })
+    Some(Hello { role, identity, nonce, life, name, system, lanes })
 }
 
 fn read_batch(r: &mut Reader<'_>) -> Option<Vec<Message>> {

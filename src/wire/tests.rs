@@ -10,7 +10,15 @@ fn samples() -> Vec<Frame> {
     let message = Message { group, chosen: None, incarnation: Some(Incarnation([1; 16])), body: Body::Learn };
     let hello = |role| {
         let name = "array-\u{e4}".into();
-        Frame::Hello(Hello { role, identity: [1; 16], nonce: BootNonce([2; 16]), name, system: 7, lanes: 2 })
+        Frame::Hello(Hello {
+            role,
+            identity: [1; 16],
+            nonce: BootNonce([2; 16]),
+            life: 3,
+            name,
+            system: 7,
+            lanes: 2,
+        })
     };
     let inside = |message| Frame::Session { group, message };
     vec![
@@ -74,6 +82,7 @@ fn a_name_is_cut_at_a_character() {
         role: Role::Array(Side::A),
         identity: [0; 16],
         nonce: BootNonce::default(),
+        life: 0,
         name: "\u{e4}".repeat(40),
         system: 0,
         lanes: 0,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc as blocking;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -17,6 +18,7 @@ use crate::format::{EnvelopeError, Format, Slots};
 use crate::group::BootNonce;
 use crate::link::channel::{self, Event, Framed, Sender};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
+use crate::store::lives::{self, Lives};
 use crate::store::records::{RecordError, RecordFile};
 use crate::sys::engine::Engine;
 use crate::sys::{clock, socket, thread};
@@ -75,6 +77,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
     let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
     let run_dir = settings.run_dir.clone().unwrap_or_else(|| RUN_DIR.into());
+    let lives = Arc::new(Mutex::new(Lives::open(&settings.data_dir, data_dir.engine())?));
     let identity = data_dir.identity().uuid;
     let token =
         Token::new(&run_dir, identity).map_err(|source| WitnessError::RunDir { path: run_dir, source })?;
@@ -89,6 +92,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
         role: Role::Witness(core.image().incarnation),
         identity: identity.into_bytes(),
         nonce: BootNonce(random()?),
+        life: 0,
         name: settings.name.clone(),
         system: 0,
         lanes: 0,
@@ -102,7 +106,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
             .and_then(TcpListener::from_std)
             .map_err(|source| WitnessError::Listen { address: settings.listen, source })?;
         tracing::info!(address = %settings.listen, name = settings.name, "witness ready");
-        serve(core, actions, hello, timers, listener, state, token).await
+        serve(core, actions, hello, timers, listener, state, token, lives).await
     })
 }
 
@@ -149,6 +153,7 @@ async fn serve(
     listener: TcpListener,
     state: RecordFile,
     token: Token,
+    lives: Arc<Mutex<Lives>>,
 ) -> Result<(), WitnessError> {
     let (jobs, queue) = blocking::channel();
     let (done, mut written) = mpsc::unbounded_channel();
@@ -157,7 +162,7 @@ async fn serve(
     let mut callers: BTreeMap<Connection, Caller> = BTreeMap::new();
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let mut next = 1;
     loop {
         for action in actions.drain(..) {
@@ -178,15 +183,15 @@ async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else {
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                         tracing::warn!(%from, "connection closed: too many");
                         continue;
                     };
                     let connection = Connection(next);
                     next += 1;
-                    let (hello, events) = (hello.clone(), events.clone());
+                    let (hello, events, lives) = (hello.clone(), events.clone(), Arc::clone(&lives));
                     tokio::spawn(async move {
-                        let error = welcome(stream, connection, hello, timers, events).await;
+                        let error = welcome(stream, connection, hello, timers, &lives, events).await;
                         tracing::info!(%from, %error, "connection of an array ended");
                         drop(place);
                     });
@@ -231,6 +236,7 @@ async fn welcome(
     connection: Connection,
     own: Hello,
     timers: Timers,
+    lives: &Arc<Mutex<Lives>>,
     events: mpsc::UnboundedSender<Event>,
 ) -> io::Error {
     let exchanged = async {
@@ -239,6 +245,11 @@ async fn welcome(
         if !matches!(hello.role, Role::Array(_)) {
             let why = "this is a witness, and the caller is no array";
             framed.send(&Frame::Refused(why.into())).await?;
+            return Err(io::Error::other(why));
+        }
+        if let Err(why) = lives::admit(lives, &hello).await {
+            tracing::warn!(array = hello.name, "{why}");
+            framed.send(&Frame::Refused(why.clone())).await?;
             return Err(io::Error::other(why));
         }
         framed.send(&Frame::Hello(own)).await?;

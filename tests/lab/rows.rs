@@ -60,7 +60,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 41] = [
+pub const ROWS: [Row; 38] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -135,31 +135,13 @@ pub const ROWS: [Row; 41] = [
         Some((3_000, 3_000)),
         processes::secondary_restarts,
     ),
-    row(
-        "F33",
-        "the primary dies and returns from an old backup",
-        Some((5_000, 8_000)),
-        disks::primary_restored,
-    ),
     row("F34", "A loses the witness, later the links", Some((5_000, 8_000)), links::witness_lost_then_links),
     row("F35", "the witness dies, and at once the primary", None, processes::witness_then_primary),
-    row(
-        "F39",
-        "a volume of the secondary comes back blank",
-        Some((3_000, 3_000)),
-        disks::secondary_volume_blank,
-    ),
     row(
         "F42",
         "the secondary dies, later the witness",
         Some((3_000, 3_000)),
         processes::secondary_then_witness,
-    ),
-    row(
-        "F43",
-        "the primary's data_dir is lost, it returns empty",
-        Some((5_000, 8_000)),
-        disks::primary_returns_empty,
     ),
     row("DELTA", "after F6 the returning array copies less than 1 % of 10 GiB", None, limits::delta),
     row(

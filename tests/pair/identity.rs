@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::site::{BINARY, Daemon, LIMIT, Pair, Place, port, refused, until};
+use super::site::{BINARY, Daemon, LIMIT, Pair, Place, port, read_back, refused, until, write_and_read};
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
@@ -77,6 +77,36 @@ fn a_copy_of_a_living_array_does_not_take_its_place() {
         let group = array.group();
         assert_eq!((&group["inSync"], &group["epoch"]), (&true.into(), &epoch), "{group}");
     }
+}
+
+/// FAILURES F33: what was written after the backup is not there any more, and no dirty map says so.
+#[test]
+fn an_array_that_was_restored_from_a_backup_gets_no_contact() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    write_and_read(&a.place, &a.place, 0x11);
+    a.daemon.terminate();
+    until("B serves", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    let backup = pair.directory.path().join("backup");
+    copy(&pair.a.data_dir, &backup);
+    let a = pair.a.start();
+    a.until_in_sync();
+    until("the way back", LIMIT, || {
+        b.try_cli(&["setrcopygroup", "switchover", "g"]).status.success().then_some(())
+    });
+    until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
+    write_and_read(&a.place, &a.place, 0x22);
+    a.daemon.kill();
+    until("B is promoted", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    fs::remove_dir_all(&pair.a.data_dir).unwrap();
+    copy(&backup, &pair.a.data_dir);
+    let mut a = pair.a.start();
+    a.daemon.says("the data_dir of array-a is older than one heard here before");
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    let (restored, survivor) = (a.group(), b.group());
+    assert_eq!((&restored["serves"], &survivor["serves"]), (&false.into(), &true.into()), "{restored}");
+    assert_eq!(survivor["inSync"], false, "{survivor}");
+    read_back(&b.place, 0x22);
 }
 
 #[test]

@@ -69,15 +69,6 @@ impl Lab {
         Ok(self.site.restore(node)?)
     }
 
-    /// An array that is down gets an empty file for a volume.
-    pub fn blank_volume(&mut self, node: Node, volume: &str) -> Result<(), Error> {
-        let file = self.site.data(node)?.join("volumes").join(volume);
-        let length = std::fs::metadata(&file)?.len();
-        std::fs::remove_file(&file)?;
-        std::fs::File::create(&file)?.set_len(length)?;
-        Ok(())
-    }
-
     /// The disk of its own that the row asked for.
     pub fn disk(&mut self, node: Node) -> Result<&mut Disk, Error> {
         match &mut self.disk {

@@ -3,7 +3,6 @@
 use super::{AFTER, SETTLE, TAKEOVER, check, rest, taken_over};
 use crate::lab::{Error, Lab};
 use crate::network::Node;
-use crate::site::Role;
 use std::time::Duration;
 
 /// A's disk hangs: it hands over.
@@ -71,42 +70,4 @@ pub fn witness_restored(lab: &mut Lab) -> Result<(), Error> {
     })?;
     let a = lab.status(Node::A)?;
     check(a.serves && a.in_sync, || format!("the restored witness cost A its place: {a:?}"))
-}
-
-/// A dies and comes back with its disks of some time before.
-pub fn primary_restored(lab: &mut Lab) -> Result<(), Error> {
-    lab.terminate(Node::A)?;
-    taken_over(lab)?;
-    lab.back_up(Node::A)?;
-    lab.start(Node::A)?;
-    lab.wait_in_sync()?;
-    lab.switch_over()?;
-    rest(SETTLE);
-    lab.kill(Node::A)?;
-    lab.restore(Node::A)?;
-    lab.start(Node::A)?;
-    taken_over(lab)?;
-    lab.wait("A, restored, is caught up", Duration::from_secs(90), |lab| {
-        let a = lab.status(Node::A)?;
-        Ok(a.role == Role::SecondaryRev && a.in_sync)
-    })
-}
-
-/// A volume of B comes back blank: what A holds is copied.
-pub fn secondary_volume_blank(lab: &mut Lab) -> Result<(), Error> {
-    rest(SETTLE);
-    lab.kill(Node::B)?;
-    lab.blank_volume(Node::B, "lab.raw")?;
-    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
-    lab.start(Node::B)
-}
-
-/// A's `data_dir` is gone, A returns empty.
-pub fn primary_returns_empty(lab: &mut Lab) -> Result<(), Error> {
-    rest(SETTLE);
-    lab.kill(Node::A)?;
-    lab.wipe(Node::A)?;
-    taken_over(lab)?;
-    rest(AFTER);
-    lab.start(Node::A)
 }
