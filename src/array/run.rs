@@ -296,7 +296,7 @@ async fn start_links(
             volumes: volumes.shared(),
             channel,
             lanes,
-            board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout.into())),
+            board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout)),
             present: Mutex::new(None),
             lives: Arc::new(Mutex::new(lives)),
         });

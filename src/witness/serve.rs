@@ -106,7 +106,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
             .and_then(TcpListener::from_std)
             .map_err(|source| WitnessError::Listen { address: settings.listen, source })?;
         tracing::info!(address = %settings.listen, name = settings.name, "witness ready");
-        serve(core, actions, hello, timers, listener, state, token, lives).await
+        serve(core, actions, hello, timers, listener, Kept { state, token, lives }).await
     })
 }
 
@@ -145,16 +145,22 @@ struct Caller {
     sender: Sender,
 }
 
+/// What the witness keeps on disk.
+struct Kept {
+    state: RecordFile,
+    token: Token,
+    lives: Arc<Mutex<Lives>>,
+}
+
 async fn serve(
     mut core: WitnessCore,
     mut actions: Vec<WitnessAction>,
     hello: Hello,
     timers: Timers,
     listener: TcpListener,
-    state: RecordFile,
-    token: Token,
-    lives: Arc<Mutex<Lives>>,
+    kept: Kept,
 ) -> Result<(), WitnessError> {
+    let Kept { state, token, lives } = kept;
     let (jobs, queue) = blocking::channel();
     let (done, mut written) = mpsc::unbounded_channel();
     std::thread::Builder::new().name("disk".into()).spawn(move || disk(state, &token, &queue, &done))?;
