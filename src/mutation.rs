@@ -129,6 +129,12 @@ pub enum Mutation {
     R16BootNonceIgnored,
     /// T1: the quorum is read from the value that it decides.
     T1ValueDecidesQuorum,
+    /// T1, as first seen: the primary's own vote for *pre-elect* decides it.
+    T1PreElectDecidesItself,
+    /// DESIGN §3.5: nothing is agreed beforehand when the witness is lost.
+    PreElectLeftOut,
+    /// T17: *pre-elect* by the view of one array alone.
+    T17PreElectByOneView,
     /// T2: a proposer's own vote passes by its own lease promise.
     T2OwnVoteIgnoresPromise,
     /// T3: a primary serves on after its own vote named the other array.

@@ -39,6 +39,8 @@ pub struct Environment {
     pub session_closed: bool,
     /// A write to `data_dir` hangs: no lease is asked for.
     pub stalled: bool,
+    /// *pre-elect*: the other array said on this link that it has lost the witness too (T17).
+    pub peer_lost_witness: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +128,9 @@ pub struct Arbiter {
     /// One round trip with the peer or the enrolled witness since (T16).
     pub(super) contact: bool,
     pub(super) began: Time,
+    /// When the enrolled witness was last heard, by the send of an answered question; a witness just
+    /// enrolled, and one that this life has not heard yet, count from then on.
+    pub(super) witness_seen: Time,
     /// Newest record handed out for writing, and up to which records are durable.
     pub(super) sequence: u64,
     pub(super) durable: u64,
@@ -165,6 +170,7 @@ impl Arbiter {
             peer_quiet_since: Time::ZERO,
             contact: !restarted,
             began: Time::ZERO,
+            witness_seen: Time::ZERO,
             sequence: 0,
             durable: 0,
             chosen_sequence: 0,
@@ -185,6 +191,7 @@ impl Arbiter {
     /// The first call.
     pub fn begin(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
         self.began = now.grantor;
+        self.witness_seen = now.grantor;
         self.next_ask = now.grantor;
         if self.restarted {
             self.register.restarted(&self.timers, now);
@@ -389,7 +396,9 @@ impl Arbiter {
                 self.say(from, answer, out);
             }
             (Body::Accept { ballot, value }, Voter::Array(sender)) => {
-                let answer = if self.register.may_accept(identity, sender, ballot, &value, now) {
+                let answer = if self.register.may_accept(identity, sender, ballot, &value, now)
+                    && self.would_pre_elect(&value, now)
+                {
                     self.register.accept(ballot, &value);
                     self.persist(out);
                     Body::Accepted { ballot }
@@ -462,6 +471,9 @@ impl Arbiter {
         let asked = self.asked.remove(at)?;
         let other = self.other_mut(from);
         other.heard = other.heard.max(Some(asked.at));
+        if from == Voter::Witness && self.witness.incarnation == self.chosen().witness {
+            self.witness_seen = self.witness_seen.max(asked.at);
+        }
         self.note_contact(from);
         Some(asked)
     }
@@ -494,6 +506,9 @@ impl Arbiter {
         self.peer.vote = None;
         self.witness.vote = None;
         self.peer_quiet_since = now.grantor;
+        if old.witness != told.witness {
+            self.witness_seen = now.grantor;
+        }
         if old.tenure() != told.tenure() {
             self.peer_lease = None;
             self.witness_lease = None;

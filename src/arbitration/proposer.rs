@@ -13,12 +13,18 @@
 //! the secondary only when the vote names it, no link lives and its promise is over (else the
 //! primary, whose vote it is too, does it). The voter whose undecided vote keeps it from granting
 //! is left out of phase 1, be it the peer or the witness, as long as the third one answers.
+//!
+//! A *pre-elect* is chosen by both arrays together, and the peer may refuse it (T17). So the primary
+//! asks the peer in phase 1, and a vote for one that an array asked in phase 1 does not hold is passed
+//! over: that array promised a higher ballot and will never accept it, and had it been chosen by any
+//! ballot, every later vote of that array would name the same value. Without that a refused pre-elect
+//! would stand in the way of everything else, *drop* included, until the peer changed its mind.
 
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
 use super::arbiter::{Arbiter, ArbiterAction};
-use super::transition::{Phase1, Phase2, phase1, phase2};
+use super::transition::{Phase1, Phase2, phase1, phase2, pre_elects};
 use super::voter::Identity;
 use super::{Ballot, Body, Config, InSync, Promise, Quorum, Transition, Vote, Voter};
 
@@ -359,17 +365,27 @@ impl Arbiter {
         let [peer, witness] = self.others();
         let from_peer = counted(peer, running.peer);
         let from_witness = counted(witness, running.witness);
+        let own = self.register.record.vote;
+        let alone = |vote: &Vote| pre_elects(&vote.value, &chosen);
+        // What both arrays must accept is asked of both.
+        let of_both = self.is_primary()
+            && (running.transition == Some(Transition::PreElect) || own.as_ref().is_some_and(alone));
         let enough = match phase1(&chosen) {
+            Phase1::TwoOfThree if of_both => from_peer.is_some(),
             Phase1::TwoOfThree => from_peer.is_some() || from_witness.is_some(),
             Phase1::Primary => self.is_primary() || from_peer.is_some(),
         };
         if !enough {
             return;
         }
-        let own = self.register.record.vote;
+        let held_by_all = |value: &Config| {
+            let holds = |vote: Option<Vote>| vote.is_some_and(|vote| vote.value == *value);
+            holds(own) && from_peer.is_none_or(holds)
+        };
         let found = [own, from_peer.flatten(), from_witness.flatten()]
             .into_iter()
             .flatten()
+            .filter(|vote| !alone(vote) || held_by_all(&vote.value))
             .max_by_key(|vote| vote.ballot);
         let (value, fresh) = match (found, running.transition) {
             (Some(vote), _) => (vote.value, false),
@@ -386,7 +402,13 @@ impl Arbiter {
                 }
                 (transition.value(&chosen, self.me, self.witness_to_enrol()), true)
             }
-            (None, None) => return self.give_up(now, self.timers.heartbeat / 2),
+            (None, None) => {
+                if own.is_some() {
+                    self.register.withdraw();
+                    self.persist(out);
+                }
+                return self.give_up(now, self.timers.heartbeat / 2);
+            }
         };
         let ballot = running.ballot;
         let enrols = fresh && running.transition == Some(Transition::ReEnrol)
@@ -506,6 +528,15 @@ impl Arbiter {
             Transition::Join => primary && !both && env.join_ready,
             Transition::SwitchOver => primary && both && env.holding && env.drained,
             Transition::HandOver => primary && both && env.may_hand_over,
+            Transition::PreElect => {
+                primary
+                    && both
+                    && chosen.quorum == Quorum::Majority
+                    && !env.holding
+                    && self.peer.connection.is_some()
+                    && self.witness_is_lost(now)
+                    && (env.peer_lost_witness || mutation::on(Mutation::T17PreElectByOneView))
+            }
             Transition::ReEnrol => primary && self.has_contact() && self.witness_to_enrol().is_some(),
         }
     }

@@ -5,7 +5,8 @@ use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
 use super::arbiter::{Arbiter, Lease, Other};
-use super::{InSync, Incarnation, Quorum, Side, Voter};
+use super::transition::pre_elects;
+use super::{Config, InSync, Incarnation, Quorum, Side, Voter};
 
 impl Arbiter {
     /// ARBITRATION `both(i)`: an acknowledgement needs both copies.
@@ -85,6 +86,23 @@ impl Arbiter {
             && self.witness.incarnation.is_some()
             && self.witness.incarnation == self.chosen().witness
             && self.witness.heard.is_some_and(|at| now.grantor.since(at) < self.timers.lease)
+    }
+
+    /// The enrolled witness has not been heard for `witness_lost_after` (DESIGN §3.5).
+    pub fn witness_is_lost(&self, now: Now) -> bool {
+        self.witness_lost_at().is_some_and(|at| now.grantor >= at)
+    }
+
+    /// When the enrolled witness counts as lost unless it is heard before (grantor clock).
+    pub fn witness_lost_at(&self) -> Option<Time> {
+        self.chosen().witness.map(|_| self.witness_seen + self.timers.witness_lost_after)
+    }
+
+    /// T17: the other array's *pre-elect* is voted for only if the witness is lost here as well.
+    pub(super) fn would_pre_elect(&self, value: &Config, now: Now) -> bool {
+        !pre_elects(value, &self.chosen())
+            || self.witness_is_lost(now)
+            || mutation::on(Mutation::T17PreElectByOneView)
     }
 
     /// A witness is connected that is not the enrolled one, or is to end `primary_alone`.

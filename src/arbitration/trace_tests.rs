@@ -118,6 +118,95 @@ fn t1() {
     assert_eq!(world.serving(), [Side::B]);
 }
 
+/// W has been lost to both for long enough, and A wishes to pre-elect.
+fn witness_lost() -> World {
+    let mut world = World::in_sync();
+    world.sever(0, 2);
+    world.sever(1, 2);
+    world.pass(2100);
+    assert_eq!(world.serving(), [Side::A]);
+    world.wish(0, Some(Transition::PreElect));
+    world
+}
+
+/// T1 as it was first found: A votes for pre-elect, the accept to B is lost.
+fn t1_pre_elect() {
+    let mut world = witness_lost();
+    world.until(|world| {
+        let accept = |message: &Message| matches!(message.body, Body::Accept { .. });
+        world.pipe(0, 1).is_some_and(|pipe| world.pipes[pipe].to[1].iter().flatten().any(accept))
+    });
+    world.sever(0, 1);
+    world.heal(1, 2);
+    world.wish(0, Some(Transition::Drop));
+    world.wish(1, Some(Transition::Promote));
+    world.pass(10_000);
+    assert_eq!(world.serving(), [Side::B]);
+    // A's vote is in nobody's way.
+    world.heal(0, 1);
+    world.pass(1000);
+    assert_eq!(world.serving(), [Side::B]);
+    assert_eq!(world.vote(0), None);
+}
+
+/// F5, F11, F12: pre-elected, the primary goes on without anybody, a restart excepted (T16); the
+/// witness is enrolled again when it is back.
+#[test]
+fn a_pre_elected_primary_goes_on_alone() {
+    let mut world = witness_lost();
+    world.pass(500);
+    world.wish(0, None);
+    let chosen = world.nodes[0].arbiter.chosen();
+    assert_eq!((chosen.quorum, chosen.in_sync), (Quorum::PrimaryAlone, InSync::Both));
+    assert_eq!(world.nodes[1].arbiter.chosen(), chosen);
+    world.sever(0, 1);
+    world.wish(0, Some(Transition::Drop));
+    world.wish(1, Some(Transition::Promote));
+    world.heal(1, 2); // B has the witness: it is not promoted all the same
+    world.pass(10_000);
+    assert_eq!(world.serving(), [Side::A]);
+    assert_eq!(world.nodes[0].arbiter.chosen().in_sync, InSync::Primary);
+    world.restart(0);
+    world.pass(5000);
+    assert_eq!(world.serving(), [], "T16");
+    world.heal(0, 2);
+    world.wish(0, Some(Transition::ReEnrol));
+    world.pass(1000);
+    assert_eq!(world.serving(), [Side::A]);
+    assert_eq!(world.nodes[0].arbiter.chosen().quorum, Quorum::Majority);
+}
+
+/// T17: an array that hears the witness does not agree; what was refused stands in nobody's way.
+fn t17() {
+    let mut world = World::in_sync();
+    world.sever(0, 2);
+    world.pass(2100);
+    world.wish(0, Some(Transition::PreElect));
+    world.pass(3000);
+    assert_eq!(world.nodes[0].arbiter.chosen().quorum, Quorum::Majority);
+    world.wish(0, None);
+    world.pass(1000);
+    assert_eq!(world.vote(0), None, "withdrawn");
+    world.sever(0, 1);
+    world.wish(1, Some(Transition::Promote));
+    world.pass(10_000);
+    assert_eq!(world.serving(), [Side::B]);
+}
+
+/// A vote for pre-elect that B holds as well is chosen, and finished whoever asks.
+#[test]
+fn a_pre_elect_that_both_voted_for_is_finished() {
+    let mut world = witness_lost();
+    world.until(|world| world.nodes[1].disk.vote.is_some());
+    world.restart(0);
+    world.wish(0, None);
+    world.pass(200);
+    world.connect(0, 1);
+    world.pass(1000);
+    assert_eq!(world.nodes[0].arbiter.chosen().quorum, Quorum::PrimaryAlone);
+    assert_eq!(world.serving(), [Side::A]);
+}
+
 /// T2: the promise to a primary binds the own vote as well.
 fn t2_own_vote() {
     let mut world = World::in_sync();
@@ -396,6 +485,8 @@ macro_rules! traces {
 
 traces! {
     t1, T1ValueDecidesQuorum;
+    t1_pre_elect, T1PreElectDecidesItself;
+    t17, T17PreElectByOneView;
     t2_own_vote, T2OwnVoteIgnoresPromise;
     t2_grant, T2GrantAfterVote;
     t3, T3ServesAfterVote;

@@ -16,6 +16,8 @@ pub enum Transition {
     SwitchOver,
     HandOver,
     ReEnrol,
+    /// The witness is lost to both arrays: the primary goes on without anybody (DESIGN §3.5).
+    PreElect,
 }
 
 /// Who must have answered before a value may be chosen for proposal.
@@ -51,6 +53,7 @@ impl Transition {
                 Config { primary: me.other(), tenure_epoch: epoch, in_sync: InSync::Primary, ..next }
             }
             Self::ReEnrol => Config { quorum: Quorum::Majority, witness, ..next },
+            Self::PreElect => Config { quorum: Quorum::PrimaryAlone, ..next },
         }
     }
 }
@@ -71,12 +74,15 @@ pub(super) fn phase2(chosen: &Config, value: &Config) -> Phase2 {
     if mutation::on(Mutation::T1ValueDecidesQuorum) && value.in_sync == InSync::Primary {
         return Phase2::Primary;
     }
+    if mutation::on(Mutation::T1PreElectDecidesItself) && pre_elects(value, chosen) {
+        return Phase2::Primary;
+    }
     if mutation::on(Mutation::R4StaleCopyPromoted) && value.primary != chosen.primary {
         return Phase2::TwoOfThree;
     }
     let enrols = value.quorum == Quorum::Majority
         && (value.witness != chosen.witness || chosen.quorum == Quorum::PrimaryAlone);
-    let alone = value.quorum == Quorum::PrimaryAlone;
+    let alone = pre_elects(value, chosen);
     match (chosen.quorum, chosen.in_sync) {
         (Quorum::Majority, InSync::Both) if enrols || alone => Phase2::BothArrays,
         (Quorum::Majority, InSync::Both) => Phase2::TwoOfThree,
@@ -92,6 +98,11 @@ pub(super) fn phase2(chosen: &Config, value: &Config) -> Phase2 {
     }
 }
 
+/// `value` ends the majority of `chosen`.
+pub(super) fn pre_elects(value: &Config, chosen: &Config) -> bool {
+    chosen.quorum == Quorum::Majority && value.quorum == Quorum::PrimaryAlone
+}
+
 /// A value that some transition could have produced from `chosen`: nothing else is voted for.
 pub(super) fn follows(value: &Config, chosen: &Config) -> bool {
     let epoch = chosen.epoch.0.checked_add(1).map(Epoch);
@@ -102,6 +113,10 @@ pub(super) fn follows(value: &Config, chosen: &Config) -> bool {
         && value.natural == chosen.natural
         && value.tenure_epoch == tenure
         && (value.quorum == Quorum::PrimaryAlone || value.witness.is_some())
+        // *pre-elect* starts from {A,B} and changes nothing else.
+        && (!pre_elects(value, chosen)
+            || (chosen.in_sync == InSync::Both
+                && *value == Transition::PreElect.value(chosen, chosen.primary, None)))
         // Rule 4: only a copy in sync takes office.
         && (same_office
             || chosen.in_sync == InSync::Both
@@ -118,7 +133,7 @@ mod tests {
     #[test]
     fn quorums_are_those_of_the_chosen_configuration() {
         use Phase2::{BothArrays, Primary, PrimaryAndOne, TwoOfThree};
-        use Transition::{Drop, HandOver, Join, Promote, ReEnrol, SwitchOver};
+        use Transition::{Drop, HandOver, Join, PreElect, Promote, ReEnrol, SwitchOver};
         let solo = Config::genesis(Side::A, 7, W);
         let both = Join.value(&solo, Side::A, None);
         let alone = Config { quorum: Quorum::PrimaryAlone, ..both };
@@ -133,6 +148,7 @@ mod tests {
             (both, Side::A, SwitchOver, TwoOfThree),
             (both, Side::A, HandOver, TwoOfThree),
             (both, Side::A, ReEnrol, BothArrays),
+            (both, Side::A, PreElect, BothArrays),
             (solo, Side::A, Join, PrimaryAndOne),
             (solo, Side::A, ReEnrol, Primary),
             (alone, Side::A, Drop, Primary),
@@ -147,8 +163,6 @@ mod tests {
             assert_eq!(phase2(&chosen, &value), quorum, "{transition:?} from {chosen:?}");
             assert!(follows(&value, &chosen), "{transition:?} from {chosen:?}");
         }
-        let pre_elected = Config { epoch: Epoch(both.epoch.0 + 1), quorum: Quorum::PrimaryAlone, ..both };
-        assert_eq!(phase2(&both, &pre_elected), BothArrays);
     }
 
     #[test]
@@ -162,5 +176,10 @@ mod tests {
         assert!(!follows(&Config { natural: Side::B, ..next }, &solo));
         assert!(!follows(&Config { tenure_epoch: Epoch(2), ..next }, &solo));
         assert!(!follows(&Config { witness: None, ..next }, &solo));
+        let alone = Transition::PreElect.value(&solo, Side::A, None);
+        assert!(!follows(&alone, &solo), "pre-elect starts from {{A,B}}");
+        let both = Config { in_sync: InSync::Both, ..solo };
+        let promoted = Transition::Promote.value(&both, Side::B, None);
+        assert!(!follows(&Config { quorum: Quorum::PrimaryAlone, ..promoted }, &both));
     }
 }

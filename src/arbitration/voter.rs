@@ -156,6 +156,11 @@ impl Register {
         self.record.vote = Some(Vote { ballot, value: *value });
     }
 
+    /// Takes back a vote that is known not to be chosen, and never to become so.
+    pub const fn withdraw(&mut self) {
+        self.record.vote = None;
+    }
+
     /// ARBITRATION `grant`. `Some(true)`: granted, and the record changed (longest lease).
     pub fn grant(
         &mut self,

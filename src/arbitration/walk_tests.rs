@@ -77,10 +77,15 @@ fn link(a: usize, b: usize) -> usize {
     a + b - 1 // (0,1) -> 0, (0,2) -> 1, (1,2) -> 2
 }
 
+/// A witness is lost soon.
+fn timers() -> Timers {
+    Timers { witness_lost_after: crate::time::Duration::from_secs(2), ..Timers::default() }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let timers = Timers::default();
+        let timers = timers();
         let first = Incarnation([1; 16]);
         let config = Config::genesis(Side::A, 99, Some(first));
         let record = VoterRecord::new(config);
@@ -258,16 +263,19 @@ impl World {
             session_closed: true,
             join_ready: true,
             may_hand_over: connected,
+            peer_lost_witness: connected,
             ..node.arbiter.env
         };
         if !scripted && self.rng.one_in(20) {
             // Liveness may be wrong: one direction lost, a slow peer.
             self.deaf[at] = self.rng.one_in(3);
-            use Transition::{Drop, HandOver, Join, Promote, ReEnrol, SwitchOver};
+            use Transition::{Drop, HandOver, Join, PreElect, Promote, ReEnrol, SwitchOver};
             let primary = node.arbiter.is_primary();
             let both = node.arbiter.chosen().in_sync == InSync::Both;
             let wishes: &[Option<Transition>] = match (primary, both) {
-                (true, true) => &[None, Some(Drop), Some(SwitchOver), Some(HandOver), Some(ReEnrol)],
+                (true, true) => {
+                    &[None, Some(Drop), Some(SwitchOver), Some(HandOver), Some(ReEnrol), Some(PreElect)]
+                }
                 (true, false) => &[Some(Join), Some(Join), Some(ReEnrol)],
                 (false, _) => &[Some(Promote)],
             };
@@ -309,7 +317,7 @@ impl World {
         while let Some(pipe) = self.pipes.iter().position(|pipe| pipe.ends.contains(&at)) {
             self.disconnect(pipe);
         }
-        let timers = Timers::default();
+        let timers = timers();
         if at != WITNESS {
             self.note(format!("{} restarts with {:?}", self.name(at), self.nodes[at].disk));
             let seed = self.rng.next();
@@ -412,25 +420,35 @@ impl World {
     }
 }
 
+/// What a walk has seen, so that it is known to have gone somewhere.
+#[derive(Debug, Default)]
+struct Walked {
+    changes: u64,
+    served: u64,
+    pre_elected: usize,
+}
+
 /// Walks `walks` times `steps`; panics at the first violation.
-fn walk(first_seed: u64, walks: u64, steps: u64) -> (u64, u64) {
-    let (mut changes, mut served) = (0, 0);
+fn walk(first_seed: u64, walks: u64, steps: u64) -> Walked {
+    let mut walked = Walked::default();
     for seed in first_seed..first_seed + walks {
         let mut world = World::new(seed);
         for _ in 0..steps {
             world.step();
         }
-        changes += world.changes;
-        served += world.served;
+        walked.changes += world.changes;
+        walked.served += world.served;
+        walked.pre_elected += world.epochs.values().filter(|c| c.quorum == Quorum::PrimaryAlone).count();
     }
-    (changes, served)
+    walked
 }
 
 #[test]
 fn at_most_one_array_serves_whatever_happens() {
-    let (changes, served) = walk(1, 120, 4000);
-    assert!(changes > 500, "the walk stands still: {changes} changes");
-    assert!(served > 100_000, "hardly ever does anybody serve: {served} of 480000 steps");
+    let walked = walk(1, 120, 4000);
+    assert!(walked.changes > 500, "the walk stands still: {walked:?}");
+    assert!(walked.served > 100_000, "hardly ever does anybody serve, in 480000 steps: {walked:?}");
+    assert!(walked.pre_elected > 20, "hardly ever is anything agreed beforehand: {walked:?}");
 }
 
 #[cfg(feature = "testing")]
@@ -478,6 +496,10 @@ mod broken {
     #[test]
     fn lease_from_receipt() {
         is_found(Mutation::R1LeaseFromReceipt);
+    }
+    #[test]
+    fn pre_elect_decides_itself() {
+        is_found(Mutation::T1PreElectDecidesItself);
     }
     #[test]
     fn stale_copy_promoted() {

@@ -71,6 +71,7 @@ pub fn say(entry: &LogEntry) -> String {
                 Some(Transition::SwitchOver) => "switch over",
                 Some(Transition::HandOver) => "hand over",
                 Some(Transition::ReEnrol) => "re-enrol the witness",
+                Some(Transition::PreElect) => "pre-elect (the witness is lost to both arrays)",
                 None => "finish an undecided vote",
             };
             format!("proposes to {what} (round {round})")

@@ -190,6 +190,8 @@ pub enum SessionMessage {
     Serving {
         tenure: Tenure,
     },
+    /// The sender has heard the enrolled witness lately, or not (T17).
+    WitnessLost(bool),
     /// An operator at the sender asks the primary to do this; the answer names `number`.
     Request {
         number: u64,
@@ -318,6 +320,11 @@ pub enum Reason {
     StartWait,
     #[error("the other array is lost, and so is the witness: no majority")]
     NoMajority,
+    #[error(
+        "the other array is lost, and it may go on alone: that was agreed while the witness was lost \
+         (or there is none)"
+    )]
+    PrimaryAlone,
     #[error("a vote is being written")]
     Persisting,
     #[error("two histories met (override on both sides); an operator must name the side to discard")]

@@ -87,6 +87,9 @@ pub struct Control {
     /// The peer's nonce seen in this {A,B} (rule 16).
     pub(super) seen_nonce: Option<BootNonce>,
     pub(super) peer_restarted: bool,
+    /// What this array and the other have told each other on this link: is the witness lost (T17)?
+    told_witness_lost: Option<bool>,
+    pub(super) peer_lost_witness: bool,
     pub(super) lanes: Vec<LaneId>,
     pub(super) primary: Primary,
     pub(super) secondary: Secondary,
@@ -129,6 +132,8 @@ impl Control {
             link_lost: None,
             seen_nonce: None,
             peer_restarted: false,
+            told_witness_lost: None,
+            peer_lost_witness: false,
             lanes: Vec::new(),
             primary: Primary::default(),
             secondary: Secondary::default(),
@@ -282,6 +287,8 @@ impl Control {
             self.link_down(now, members, out);
         }
         self.link = Some(Link { connection, nonce });
+        self.told_witness_lost = None;
+        self.peer_lost_witness = false;
         self.end_operator_failover(Refused::PeerServes, out);
         self.link_lost = None;
         self.log(LogEntry::Link(true), out);
@@ -309,6 +316,7 @@ impl Control {
             return;
         }
         self.link_lost = Some(now.grantor);
+        self.peer_lost_witness = false;
         self.log(LogEntry::Link(false), out);
         self.arbiter.disconnected(Voter::Array(self.me.other()));
         self.secondary.forget();
@@ -326,6 +334,7 @@ impl Control {
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.watch_disks(now, out);
+            self.tell_of_witness(now, out);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);
             let env = self.environment(now);
@@ -338,6 +347,15 @@ impl Control {
         }
         self.report(now, out);
         self.next = self.earliest(now);
+    }
+
+    /// T17: each array knows whether the other one hears the witness.
+    fn tell_of_witness(&mut self, now: Now, out: &mut Vec<Action>) {
+        let lost = self.arbiter.witness_is_lost(now);
+        if self.link.is_some() && self.told_witness_lost != Some(lost) {
+            self.told_witness_lost = Some(lost);
+            self.tell(SessionMessage::WitnessLost(lost), out);
+        }
     }
 
     fn settled_or_waits(&self) -> bool {
@@ -450,6 +468,7 @@ impl Control {
             join_ready: self.changes.joining && self.primary.is_up(),
             session_closed: !self.primary.is_up(),
             stalled: self.stalled,
+            peer_lost_witness: self.peer_lost_witness,
         }
     }
 
@@ -480,7 +499,14 @@ impl Control {
         }
         // From {A,B} both arrays must accept it: wait for the link.
         let reachable = self.link.is_some() || !self.is_both();
-        (reachable && self.arbiter.witness_to_enrol().is_some()).then_some(Transition::ReEnrol)
+        if self.arbiter.witness_to_enrol().is_some() {
+            return reachable.then_some(Transition::ReEnrol);
+        }
+        let lost = self.arbiter.witness_is_lost(now)
+            && (self.peer_lost_witness || mutation::on(Mutation::T17PreElectByOneView));
+        let majority = self.applied.quorum == Quorum::Majority && self.is_both();
+        let majority = majority && !mutation::on(Mutation::PreElectLeftOut);
+        (lost && majority && self.link.is_some()).then_some(Transition::PreElect)
     }
 
     fn command(&mut self, ticket: u64, command: Command, now: Now, out: &mut Vec<Action>) {
@@ -535,6 +561,7 @@ impl Control {
             Some(self.promotion_hold(now)),
             self.link_lost.map(|lost| lost + timers.heartbeat),
             self.drain_poll(now),
+            self.arbiter.witness_lost_at(),
             watch,
             start_wait,
         ]

@@ -291,6 +291,7 @@ impl Control {
                     self.hold_until = Time::ZERO;
                 }
             }
+            SessionMessage::WitnessLost(lost) => self.peer_lost_witness = lost,
             SessionMessage::Request { number, request } => self.requested(number, request, now, out),
             SessionMessage::Reply { number, result } => self.replied(number, result, out),
         }

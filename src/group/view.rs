@@ -155,7 +155,9 @@ impl Control {
             Reason::StaleSecondary
         } else if !self.primary_is_lost(now) {
             Reason::Secondary
-        } else if self.applied.quorum == Quorum::Majority && !self.promotes_itself() {
+        } else if self.applied.quorum == Quorum::PrimaryAlone {
+            Reason::PrimaryAlone
+        } else if !self.promotes_itself() {
             Reason::ManualFailover
         } else if !self.arbiter.start_wait_over(now) {
             Reason::StartWait

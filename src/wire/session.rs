@@ -74,6 +74,10 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
                 Request::SetStarted(true) => 4,
             });
         }
+        SessionMessage::WitnessLost(lost) => {
+            w.u8(9);
+            w.bool(*lost);
+        }
         SessionMessage::Reply { number, result } => {
             w.u8(8);
             w.u64(*number);
@@ -141,6 +145,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
                 code => Err(refusal(code)?),
             },
         },
+        9 => SessionMessage::WitnessLost(r.bool()?),
         _ => return None,
     })
 }

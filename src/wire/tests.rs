@@ -41,6 +41,7 @@ fn samples() -> Vec<Frame> {
         }),
         inside(SessionMessage::JoinQuery { session, group_state: 8 }),
         inside(SessionMessage::JoinReady { session, group_state: 8 }),
+        inside(SessionMessage::WitnessLost(true)),
         inside(SessionMessage::Serving { tenure: Tenure::default() }),
         inside(SessionMessage::Request { number: 1, request: Request::SetStarted(true) }),
         inside(SessionMessage::Reply { number: 1, result: Err(Refused::Stale) }),

@@ -140,6 +140,7 @@ impl Plan {
         let base = Timers {
             start_wait: ms(rng.pick(&[2_000, 5_000])),
             rejoin_delay: ms(rng.pick(&[50, 500])),
+            witness_lost_after: ms(rng.pick(&[1_500, 4_000, 10_000])),
             ..default_timers()
         };
         if rng.coin() {

@@ -1,7 +1,7 @@
 //! After the storm: everything is healed, so the groups must come in sync again within a bound,
 //! hosts must finish, and the copies must be equal.
 
-use twinlun::arbitration::{InSync, Side};
+use twinlun::arbitration::{Config, InSync, Quorum, Side};
 use twinlun::group::{Command, Refused};
 
 use crate::faults::Away;
@@ -88,6 +88,14 @@ impl World {
             let third = self.witness.incarnation();
             if !self.arrays[1 - dead].objects[g].policy.started {
                 continue; // stopped: no automatic failover, by right
+            }
+            let alone = |c: &Config| c.quorum == Quorum::PrimaryAlone && c.primary != survivor;
+            // Both arrays must decide what was agreed beforehand, or may have been (F36).
+            let vote = self.arrays[1 - dead].groups.get(g).and_then(|group| group.control.arbiter().vote());
+            if self.watch.newest[g].as_ref().is_some_and(alone)
+                || vote.is_some_and(|vote| vote.quorum == Quorum::PrimaryAlone)
+            {
+                continue;
             }
             let holds = self.watch.newest[g].is_some_and(|c| c.holds(survivor) && c.witness == Some(third))
                 && self.arrays[1 - dead].chosen(g) == self.watch.newest[g];

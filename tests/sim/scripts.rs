@@ -97,6 +97,70 @@ const fn mend(from: usize, to: usize) -> Step {
     Mend { from, to, lane: None }
 }
 
+/// As `calm`, and the witness counts as lost after two seconds.
+fn soon_lost(plan: &mut Plan) {
+    calm(plan);
+    plan.timers.witness_lost_after = twinlun::time::Duration::from_millis(2000);
+}
+
+/// As `soon_lost` over a slow network, with a slow disk under the votes.
+fn soon_lost_far(plan: &mut Plan) {
+    soon_lost(plan);
+    plan.delay.max = 80 * MS;
+    plan.sync_max = 60 * MS;
+}
+
+/// T1: the witness is lost, the link is cut when A has voted for *pre-elect*, B has the witness back.
+pub const LOST_ACCEPT: Script = Script {
+    name: "lost-accept",
+    plan: soon_lost_far,
+    steps: &[
+        (5000, cut(A, WITNESS)),
+        (5000, cut(WITNESS, A)),
+        (5000, cut(B, WITNESS)),
+        (5000, cut(WITNESS, B)),
+        (6400, cut(A, B)),
+        (6400, cut(B, A)),
+        (7400, mend(B, WITNESS)),
+        (7400, mend(WITNESS, B)),
+        (16_000, mend(A, B)),
+    ],
+    jitter: 1000,
+    storm: false,
+};
+
+/// T17, F3: the witness is cut from A alone, for long; then A dies.
+pub const ONE_VIEW: Script = Script {
+    name: "one-view",
+    plan: soon_lost,
+    steps: &[
+        (5000, cut(A, WITNESS)),
+        (5000, cut(WITNESS, A)),
+        (9000, Crash { array: A, power: false }),
+        (16_000, MustLead { group: 0, array: B }),
+    ],
+    jitter: 100,
+    storm: false,
+};
+
+/// F5, F11, F37: the witness dies, later the link, later B.
+pub const PRE_ELECTED: Script = Script {
+    name: "pre-elected",
+    plan: soon_lost,
+    steps: &[
+        (5000, WitnessCrash),
+        (10_000, cut(A, B)),
+        (10_000, cut(B, A)),
+        (14_500, MustServe { group: 0 }),
+        (14_500, MustProgress { group: 0 }),
+        (15_000, Crash { array: B, power: true }),
+        (18_000, WitnessReplace),
+        (30_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
 /// T2: A serves by B's lease alone, the witness's promise is over, then the link is cut.
 pub const OWN_PROMISE: Script = Script {
     name: "own-promise",
@@ -312,6 +376,9 @@ pub const TWICE_REPLACED: Script = Script {
 };
 
 pub const ALL: &[&Script] = &[
+    &LOST_ACCEPT,
+    &ONE_VIEW,
+    &PRE_ELECTED,
     &OWN_PROMISE,
     &RESTORED_WITNESS,
     &THERE_AND_BACK,
