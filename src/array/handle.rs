@@ -507,6 +507,7 @@ impl Handle {
             size_bytes: vv.size_bytes,
             name: remote.to_owned(),
             remote_name: vv.name.clone(),
+            full: vv.provisioning == Provisioning::Full,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
         let name = group.to_owned();
@@ -755,7 +756,7 @@ impl Handle {
                     name: volume.name.clone(),
                     size_bytes: volume.size_bytes,
                     path: None,
-                    full: false,
+                    full: volume.full,
                     comment: String::new(),
                 };
                 self.make_volume(new, volume.uuid, volume.naa).await?;

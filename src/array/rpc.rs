@@ -64,6 +64,8 @@ pub struct AdmitVolume {
     pub name: String,
     /// Its name on the array that asks.
     pub remote_name: String,
+    /// Fully provisioned: the copy must be as well.
+    pub full: bool,
 }
 
 /// Kinds of refusal that the asking side tells apart.

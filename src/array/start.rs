@@ -37,6 +37,7 @@ pub fn open_votes(data_dir: &DataDir) -> Result<Votes, RunError> {
 /// Opens every volume. One that cannot be opened keeps the array from starting: hosts would take
 /// its absence for a loss.
 pub fn open_volumes(objects: &Objects, volumes: &VolumeSet) -> Result<(), RunError> {
+    volumes.sweep(objects);
     for volume in objects.volumes() {
         volumes.open(volume).map_err(|source| RunError::Volume { name: volume.name.clone(), source })?;
     }

@@ -15,7 +15,7 @@ use crate::link::lane::Volumes;
 use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
 use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
-use crate::store::objects::VirtualVolume;
+use crate::store::objects::{Objects, Provisioning, VirtualVolume};
 use crate::store::{DataFile, VolumeFileError};
 use crate::sys::engine::Engine;
 use crate::volume::{DataThread, Listener, Mailboxes, Volume};
@@ -134,6 +134,13 @@ impl VolumeSet {
     pub fn create(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
         let geometry = geometry(volume);
         let data = DataFile::create(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
+        if volume.provisioning == Provisioning::Full
+            && let Err(error) = data.reserve()
+        {
+            drop(data);
+            self.withdraw(volume);
+            return Err(error.into());
+        }
         let path = self.data_dir.map(geometry.id);
         let header = DirtyMap::file_header(geometry);
         let len = DirtyMap::file_len(geometry);
@@ -141,12 +148,45 @@ impl VolumeSet {
             Ok(file) => Ok(self.adopt(geometry, data, file, DirtyMap::new(geometry))),
             Err(source) => {
                 drop(data);
-                if let Err(error) =
-                    DataFile::remove(&volume.path, geometry.id, volume.size_bytes, self.engine)
-                {
-                    tracing::warn!(%error, "the data of a volume that could not be made is left behind");
-                }
+                self.withdraw(volume);
                 Err(OpenError::MapFile { path, source })
+            }
+        }
+    }
+
+    /// Removes the data of a volume that could not be made.
+    fn withdraw(&self, volume: &VirtualVolume) {
+        let removed = DataFile::remove(&volume.path, volume.volume_id(), volume.size_bytes, self.engine);
+        if let Err(error) = removed {
+            tracing::warn!(%error, "the data of a volume that could not be made is left behind");
+        }
+    }
+
+    /// Removes what creations that were cut off have left in `data_dir`: files that hold nothing and belong to
+    /// no volume. One that holds something is named in the log and left alone. Blocks; before volumes are open.
+    pub fn sweep(&self, objects: &Objects) {
+        let Ok(entries) = std::fs::read_dir(self.data_dir.volumes()) else { return };
+        let claimed: Vec<_> = objects.volumes().map(|volume| volume.path.clone()).collect();
+        let is_known = |id| objects.volumes().any(|volume| volume.volume_id() == id);
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+            if claimed.contains(&path) {
+                continue;
+            }
+            match DataFile::is_left_over(&path, is_known) {
+                Ok(true) => match std::fs::remove_file(&path) {
+                    Ok(()) => {
+                        tracing::info!(path = %path.display(), "what was left of a volume's creation is removed")
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "a left-over file cannot be removed")
+                    }
+                },
+                Ok(false) => {
+                    tracing::warn!(path = %path.display(), "this file belongs to no volume; remove it if its content may go")
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "this file belongs to no volume and cannot be read")
+                }
             }
         }
     }
@@ -158,6 +198,9 @@ impl VolumeSet {
     pub fn open(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
         let geometry = geometry(volume);
         let data = DataFile::open(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
+        if volume.provisioning == Provisioning::Full {
+            data.keep_space();
+        }
         let path = self.data_dir.map(geometry.id);
         let (file, bytes) = MapFile::open(&path, DirtyMap::file_len(geometry), self.data_dir.engine())
             .map_err(|source| OpenError::MapFile { path: path.clone(), source })?;

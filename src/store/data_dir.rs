@@ -191,7 +191,12 @@ impl DataDir {
     /// Where a volume's data lies unless its creator names another place. `name` is a valid volume
     /// name (no slash).
     pub fn volume(&self, name: &str) -> PathBuf {
-        self.path.join("volumes").join(name)
+        self.volumes().join(name)
+    }
+
+    /// Where data of volumes without a path of their own lies.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
     }
 
     /// The device that the directory lies on; a volume on the same one is to be warned about: a

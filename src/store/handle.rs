@@ -240,7 +240,8 @@ impl Handle {
         StoreResult::Done
     }
 
-    /// The extent reads as zeroes afterwards; whole physical blocks give their space back.
+    /// The extent reads as zeroes afterwards; whole physical blocks give their space back, unless the
+    /// volume is fully provisioned.
     pub async fn unmap(&self, extent: Extent, durability: Durability) -> StoreResult {
         if !self.holds(extent) {
             return StoreResult::Failed;
@@ -258,7 +259,12 @@ impl Handle {
         if hole.blocks == 0 {
             return StoreResult::Done;
         }
-        match self.inner.io.punch(hole.offset(), hole.bytes()).await {
+        let punched = if self.inner.file.inner.keeps_space.load(Ordering::Relaxed) {
+            Ok(false)
+        } else {
+            self.inner.io.punch(hole.offset(), hole.bytes()).await
+        };
+        match punched {
             Ok(true) if durability == Durability::Stable => self.flush().await,
             Ok(true) => StoreResult::Done,
             Ok(false) => {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use thiserror::Error;
 
@@ -76,6 +76,8 @@ pub(super) struct Inner {
     id: VolumeId,
     /// I/O errors so far; bounds what is logged.
     pub(super) errors: AtomicU64,
+    /// Fully provisioned: space once taken is not given back.
+    pub(super) keeps_space: AtomicBool,
 }
 
 impl DataFile {
@@ -164,6 +166,58 @@ impl DataFile {
         }
     }
 
+    /// Takes space for all of the volume, durably, and never gives any of it back: holes are written
+    /// as zeroes from now on. Blocks.
+    ///
+    /// # Errors
+    /// `NoSpace`; a file system that cannot reserve space.
+    pub fn reserve(&self) -> Result<(), VolumeFileError> {
+        let path = || self.path().to_owned();
+        self.keep_space();
+        if self.inner.lock.medium() == Medium::Device {
+            return Ok(());
+        }
+        let reserved =
+            self.inner.lock.allocate(0, self.inner.size).and_then(|()| self.inner.lock.sync_data());
+        reserved.map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                VolumeFileError::NoSpace { path: path() }
+            }
+            _ => VolumeFileError::Io { path: path(), source },
+        })
+    }
+
+    /// Space once taken is not given back: the volume is fully provisioned.
+    pub fn keep_space(&self) {
+        self.inner.keeps_space.store(true, Ordering::Relaxed);
+    }
+
+    /// Is there a file at `path` that holds nothing: no data, and no record or one that `is_known` does not
+    /// know? A creation that was cut off leaves such a file. Blocks.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn is_left_over(path: &Path, is_known: impl Fn(VolumeId) -> bool) -> io::Result<bool> {
+        let raw = RawFile::open(path, Access::default())?;
+        if raw.medium() == Medium::Device {
+            return Ok(false);
+        }
+        let size = raw.size()?;
+        let data_end = size.saturating_sub(TRAILER);
+        if size < TRAILER || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
+            return Ok(size == 0);
+        }
+        if raw.next_data(0, data_end)?.is_some() {
+            return Ok(false);
+        }
+        let mut trailer = vec![0; RECORD.file_len()];
+        raw.read_at(&mut trailer, data_end)?;
+        Ok(match read_record(&raw, data_end)? {
+            Ok((id, found)) => found == data_end && !is_known(id),
+            Err(_) => trailer.iter().all(|&byte| byte == 0),
+        })
+    }
+
     /// Opens the volume's data and takes its lock. Blocks.
     ///
     /// # Errors
@@ -209,7 +263,15 @@ impl DataFile {
         let direct = Access { direct: true, volatile: engine.is_volatile(), ..Access::default() };
         let data = raw.reopen(direct).map_err(|source| VolumeFileError::Io { path, source })?;
         Ok(Self {
-            inner: Arc::new(Inner { lock: raw, raw: data, engine, size, id, errors: AtomicU64::new(0) }),
+            inner: Arc::new(Inner {
+                lock: raw,
+                raw: data,
+                engine,
+                size,
+                id,
+                errors: AtomicU64::new(0),
+                keeps_space: AtomicBool::new(false),
+            }),
         })
     }
 
