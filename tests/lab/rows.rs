@@ -60,7 +60,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 38] = [
+pub const ROWS: [Row; 41] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -91,6 +91,12 @@ pub const ROWS: [Row; 38] = [
         links::primary_isolated,
     ),
     row("F10", "the secondary is isolated", Some((3_000, 3_000)), links::secondary_isolated),
+    row(
+        "F11",
+        "the witness dies, A is pre-elected, then the links are cut",
+        Some((3_000, 3_000)),
+        processes::pre_elected_links_cut,
+    ),
     row(
         "F12",
         "witness and links cut at once; link back first, then witness first",
@@ -137,6 +143,13 @@ pub const ROWS: [Row; 38] = [
     ),
     row("F34", "A loses the witness, later the links", Some((5_000, 8_000)), links::witness_lost_then_links),
     row("F35", "the witness dies, and at once the primary", None, processes::witness_then_primary),
+    row("F36", "the witness dies, A is pre-elected, then A dies", None, processes::pre_elected_primary_dies),
+    row(
+        "F37",
+        "the witness dies, A is pre-elected, then B dies",
+        Some((3_000, 3_000)),
+        processes::pre_elected_secondary_dies,
+    ),
     row(
         "F42",
         "the secondary dies, later the witness",

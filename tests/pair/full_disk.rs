@@ -66,9 +66,7 @@ fn a_full_disk_is_told_survived_and_left_behind() {
     fs::remove_file(&filler).unwrap();
     drop(file);
     // The kernel may still be freeing it.
-    until("space again", LIMIT, || {
-        array.try_cli(&["createvv", "v1", "16M"]).status.success().then_some(())
-    });
+    until("space again", LIMIT, || array.try_cli(&["createvv", "v1", "16M"]).status.success().then_some(()));
     if let Some(written) = qemu_io(&array.place, "write -P 0x24 1M 8M") {
         written.unwrap();
         qemu_io(&array.place, "read -P 0x23 0 1M").unwrap().unwrap();

@@ -53,6 +53,8 @@ pub struct Status {
     pub epoch: u64,
     /// The enrolled witness answers, so that a failover would be automatic.
     pub witness_counts: bool,
+    /// The primary may go on alone without asking anybody, and nobody else may be promoted.
+    pub pre_elected: bool,
     /// Why it does not serve, in words.
     pub reason: String,
 }
@@ -234,6 +236,7 @@ impl Site {
             in_sync: group["inSync"] == true,
             epoch: group["epoch"].as_u64().unwrap_or(0),
             witness_counts: group["witness"] == true,
+            pre_elected: group["quorum"] == "primary alone",
             reason: group["reason"].as_str().unwrap_or_default().to_owned(),
         })
     }

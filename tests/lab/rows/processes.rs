@@ -2,7 +2,7 @@
 
 use super::{AFTER, SETTLE, TAKEOVER, check, rest, taken_over};
 use crate::lab::{Error, Lab};
-use crate::network::Node;
+use crate::network::{Node, Plane};
 use crate::site::Role;
 use std::time::{Duration, Instant};
 
@@ -184,4 +184,47 @@ pub fn secondary_then_witness(lab: &mut Lab) -> Result<(), Error> {
     check(a.serves, || format!("A gave up though nobody else can be promoted: {a:?}"))?;
     lab.start(Node::Witness)?;
     lab.start(Node::B)
+}
+
+/// The witness dies, and both arrays agree that A goes on alone (`witness_lost_after` is 30 s).
+fn pre_elected(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::Witness)?;
+    lab.wait("A is pre-elected", Duration::from_secs(60), |lab| {
+        let a = lab.status(Node::A)?;
+        Ok(a.serves && a.in_sync && a.pre_elected)
+    })?;
+    rest(SETTLE);
+    Ok(())
+}
+
+pub fn pre_elected_links_cut(lab: &mut Lab) -> Result<(), Error> {
+    pre_elected(lab)?;
+    lab.cut(Node::A, Plane::Replication)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    let b = lab.status(Node::B)?;
+    check(!b.serves, || format!("B serves while A lives: {b:?}"))?;
+    lab.heal_all()?;
+    lab.start(Node::Witness)
+}
+
+pub fn pre_elected_primary_dies(lab: &mut Lab) -> Result<(), Error> {
+    pre_elected(lab)?;
+    lab.kill(Node::A)?;
+    rest(Duration::from_secs(15));
+    let b = lab.status(Node::B)?;
+    check(!b.serves && !b.reason.is_empty(), || format!("B serves, or does not say why not: {b:?}"))?;
+    lab.start(Node::A)?;
+    lab.wait("A serves again", Duration::from_secs(45), |lab| Ok(lab.status(Node::A)?.serves))?;
+    lab.start(Node::Witness)
+}
+
+pub fn pre_elected_secondary_dies(lab: &mut Lab) -> Result<(), Error> {
+    pre_elected(lab)?;
+    lab.kill(Node::B)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(AFTER);
+    lab.start(Node::B)?;
+    lab.start(Node::Witness)
 }
