@@ -1,0 +1,114 @@
+//! What the other array asks of this one.
+
+use uuid::Uuid;
+
+use crate::arbitration::GroupId;
+use crate::array::exports::PORTAL_GROUP_TAG;
+use crate::array::rpc::{AdmitVolume, PeerAnswer, PeerRefusal, PeerRequest};
+use crate::group::Event;
+use crate::iscsi::TargetRecord;
+use crate::mirror::VolumeId;
+use crate::store::objects::{Group, Kind, Member, ObjectError};
+
+use super::{CommandError, Handle, NewVolume, missing};
+
+impl Handle {
+    /// Carries out a request of the other array.
+    pub async fn serve_peer(&self, body: &[u8]) -> PeerAnswer {
+        let Some(request) = PeerRequest::decode(body) else {
+            return PeerAnswer::refused(
+                PeerRefusal::Other,
+                "a request of no known shape; upgrade this array",
+            );
+        };
+        match self.carry_out_for_peer(request).await {
+            Ok(()) => PeerAnswer::Done,
+            Err(error) => PeerAnswer::refused(PeerRefusal::of(&error), &error.to_string()),
+        }
+    }
+
+    async fn carry_out_for_peer(&self, request: PeerRequest) -> Result<(), CommandError> {
+        let snapshot = self.snapshot();
+        let named =
+            |uuid: Uuid| snapshot.group(uuid).cloned().ok_or_else(|| missing(Kind::Group, &uuid.to_string()));
+        match request {
+            PeerRequest::Introduce { target, portals } => {
+                let portals = portals.into_iter().map(|portal| (portal, PORTAL_GROUP_TAG)).collect();
+                self.exports.set_peer(TargetRecord { name: target, portals });
+                Ok(())
+            }
+            PeerRequest::CreateGroup(new) => {
+                let (group, chosen) = new.into_parts();
+                if snapshot.group(group.uuid).is_some() {
+                    return Ok(());
+                }
+                self.add_group(group, chosen).await.map(drop)
+            }
+            PeerRequest::RemoveGroup(group) => match snapshot.group(group).cloned() {
+                Some(group) => self.remove_group_here(&group).await,
+                None => Ok(()),
+            },
+            PeerRequest::AdmitVolume(volume) => {
+                let group = named(volume.group)?;
+                self.admit_for_peer(&group, volume).await
+            }
+            PeerRequest::Dismiss { group, volume } => {
+                let group = named(group)?;
+                match snapshot.volume(volume).cloned() {
+                    Some(volume) if group.members.iter().any(|m| m.volume == volume.uuid) => {
+                        self.dismiss_here(&group, &volume).await
+                    }
+                    _ => Ok(()),
+                }
+            }
+            PeerRequest::GroupState(state) => {
+                let (group, sequence) = (GroupId(state.group.into_bytes()), state.sequence);
+                self.update(move |objects| objects.adopt_group_state(&state)).await?;
+                self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
+            }
+            PeerRequest::SetPolicies { group, started, policies } => {
+                let group = named(group)?;
+                let group = self
+                    .update(move |objects| {
+                        let set = |g: &mut Group| (g.started, g.policies) = (started, policies);
+                        objects.set_group_by_peer(&group.name, set).cloned()
+                    })
+                    .await?;
+                self.control(move |controller| controller.policy_changed(&group)).await
+            }
+        }
+    }
+
+    /// The other array admits a volume: it is here with the same identity and size, or is made.
+    async fn admit_for_peer(&self, group: &Group, volume: AdmitVolume) -> Result<(), CommandError> {
+        if group.members.iter().any(|member| member.volume == volume.uuid) {
+            return Ok(());
+        }
+        let snapshot = self.snapshot();
+        match snapshot.volume_named(&volume.name) {
+            Some(known) if known.size_bytes != volume.size_bytes => {
+                let (found, expected) = (known.size_bytes, volume.size_bytes);
+                return Err(CommandError::SizeMismatch { name: volume.name, found, expected });
+            }
+            Some(known) if known.uuid != volume.uuid => {
+                let (kind, name) = (Kind::Volume, volume.name);
+                return Err(ObjectError::Exists { kind, name }.into());
+            }
+            Some(_) => {}
+            None => {
+                let new = NewVolume {
+                    name: volume.name.clone(),
+                    size_bytes: volume.size_bytes,
+                    path: None,
+                    full: volume.full,
+                    comment: String::new(),
+                };
+                self.make_volume(new, volume.uuid, volume.naa).await?;
+            }
+        }
+        let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
+        let name = group.name.clone();
+        self.update(move |objects| objects.admit(&name, member)).await?;
+        self.enrol(group, VolumeId(volume.uuid.into_bytes()), false).await
+    }
+}

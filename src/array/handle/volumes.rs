@@ -1,0 +1,96 @@
+//! Volumes as operators make and remove them.
+
+use uuid::Uuid;
+
+use crate::store::objects::{Provisioning, VirtualVolume};
+
+use super::{CommandError, Handle, now_seconds};
+
+/// Smallest volume, and the unit sizes are rounded to by callers: WSAPI counts in MiB.
+pub const MIB: u64 = 1 << 20;
+/// Largest volume (DESIGN: 64 TiB).
+pub const VOLUME_MAX: u64 = 64 << 40;
+
+/// A volume to be made.
+#[derive(Clone, Debug)]
+pub struct NewVolume {
+    pub name: String,
+    pub size_bytes: u64,
+    /// Data file or device; default: a file of `data_dir`.
+    pub path: Option<std::path::PathBuf>,
+    pub full: bool,
+    pub comment: String,
+}
+
+/// A new NAA type 6 designator (SPC-5 7.7.3.6.5). The OUI is from the locally administered space;
+/// the rest is the volume's UUID.
+fn naa(uuid: Uuid) -> [u8; 16] {
+    let mut naa = uuid.into_bytes();
+    naa[0] = 0x60;
+    naa[1] = 0x2a;
+    naa
+}
+
+impl Handle {
+    /// `createvv`.
+    ///
+    /// # Errors
+    /// A bad or taken name, a size the file system cannot hold (with its limit), a full disk.
+    pub async fn create_volume(&self, new: NewVolume) -> Result<VirtualVolume, CommandError> {
+        let uuid = Uuid::new_v4();
+        self.make_volume(new, uuid, naa(uuid)).await
+    }
+
+    pub(super) async fn make_volume(
+        &self,
+        new: NewVolume,
+        uuid: Uuid,
+        naa: [u8; 16],
+    ) -> Result<VirtualVolume, CommandError> {
+        if new.size_bytes == 0 || !new.size_bytes.is_multiple_of(MIB) || new.size_bytes > VOLUME_MAX {
+            return Err(CommandError::BadSize(new.size_bytes));
+        }
+        self.blocking(move |this| {
+            let volume = VirtualVolume {
+                id: 0,
+                path: new.path.unwrap_or_else(|| this.data_dir.volume(&new.name)),
+                name: new.name,
+                uuid,
+                naa,
+                size_bytes: new.size_bytes,
+                provisioning: if new.full { Provisioning::Full } else { Provisioning::Thin },
+                comment: new.comment,
+                created: now_seconds(),
+            };
+            // Names are checked before a file is made under one.
+            this.objects.snapshot().as_ref().clone().add_volume(volume.clone())?;
+            this.volumes.create(&volume)?;
+            let wanted = volume.clone();
+            let added = this.objects.update(|objects| objects.add_volume(wanted).cloned());
+            match added {
+                Ok(Ok(volume)) => Ok(volume),
+                refused => {
+                    if let Err(error) = this.volumes.remove(&volume) {
+                        tracing::warn!(%error, "files of a volume that could not be made are left behind");
+                    }
+                    Ok(refused??)
+                }
+            }
+        })
+        .await
+    }
+
+    /// `removevv`.
+    ///
+    /// # Errors
+    /// The volume is exported or in a group.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), CommandError> {
+        let name = name.to_owned();
+        self.blocking(move |this| {
+            let volume = this.objects.update(|objects| objects.remove_volume(&name))??;
+            this.exports.rebuild(this);
+            Ok(this.volumes.remove(&volume)?)
+        })
+        .await
+    }
+}
