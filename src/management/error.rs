@@ -119,6 +119,7 @@ impl From<CommandError> for ApiError {
             CommandError::Group(_)
             | CommandError::InSync(_)
             | CommandError::NotPrimary(_)
+            | CommandError::Unlinked(_)
             | CommandError::PeerUnreachable
             | CommandError::WitnessUnreachable => Self::new(403, 13, desc),
             CommandError::ShuttingDown => Self::new(503, 1, desc),

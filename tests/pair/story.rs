@@ -99,3 +99,25 @@ fn a_group_is_stopped_and_removed_on_both_arrays() {
         assert_eq!(array.get("/api/v1/volumes")["total"], 1, "the data stays");
     }
 }
+
+#[test]
+fn a_secondary_that_is_cut_off_leaves_the_exports_alone() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    b.cli(&["createhost", "other", "iqn.2026-11.test.twinlun:other"]);
+    b.cli(&["createvlun", "v0", "2", "other"]);
+    until("exported by A as well", LIMIT, || a.cli(&["showvlun"]).contains("other").then_some(()));
+    let witness = i32::try_from(pair.witness.pid()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(witness), nix::sys::signal::Signal::SIGKILL).unwrap();
+    a.daemon.kill();
+    let refused = || {
+        let output = b.try_cli(&["removevlun", "v0", "2", "other"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() || b.cli(&["createvlun", "v0", "2", "other"]).is_empty(), "{said}");
+        said.contains("change exports on the primary").then_some(())
+    };
+    until("the loss of the link is noticed", LIMIT, refused);
+    let said = b.cli_refused(&["createvlun", "v0", "3", "h"]);
+    assert!(said.contains("group g") && said.contains("not reached"), "{said}");
+    assert!(b.cli(&["showvlun"]).contains("other"));
+}

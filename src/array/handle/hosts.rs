@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use crate::store::objects::{Host, Kind, ObjectError, Vlun};
+use crate::group::Role;
+use crate::store::objects::{Group, Host, Kind, ObjectError, Vlun};
 
 use super::{CommandError, Handle, now_seconds};
 
@@ -66,6 +67,7 @@ impl Handle {
         host: &str,
         lun: Option<u16>,
     ) -> Result<Vlun, CommandError> {
+        self.may_change_exports_of(volume)?;
         let (volume, host) = (volume.to_owned(), host.to_owned());
         let vlun = self
             .update(move |objects| {
@@ -87,6 +89,7 @@ impl Handle {
     /// # Errors
     /// No such export.
     pub async fn remove_vlun(&self, volume: &str, host: &str, lun: u16) -> Result<(), CommandError> {
+        self.may_change_exports_of(volume)?;
         let (volume, host) = (volume.to_owned(), host.to_owned());
         let removed = self
             .update(move |objects| {
@@ -101,6 +104,20 @@ impl Handle {
             })
             .await?;
         self.share_exports_of(removed.volume).await
+    }
+
+    /// Exports of a mirrored volume are one on both arrays: a secondary that cannot tell the primary leaves
+    /// them alone.
+    fn may_change_exports_of(&self, volume: &str) -> Result<(), CommandError> {
+        let snapshot = self.snapshot();
+        let group = snapshot.volume_named(volume).and_then(|volume| snapshot.group_of_volume(volume.uuid));
+        let cut_off = |group: &&Group| {
+            self.view(group.group_id()).is_some_and(|view| view.role == Role::Secondary && !view.link_up)
+        };
+        match group.filter(cut_off) {
+            Some(group) => Err(CommandError::Unlinked(group.name.clone())),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn share_exports_of(&self, volume: Uuid) -> Result<(), CommandError> {

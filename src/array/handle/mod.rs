@@ -53,6 +53,11 @@ pub enum CommandError {
     InSync(String),
     #[error("this array is not the primary of group {0}; give the command there")]
     NotPrimary(String),
+    #[error(
+        "group {0} is mirrored, this array is its secondary, and the other one is not reached: change exports on the \
+         primary, or mend the link first (showrcopy)"
+    )]
+    Unlinked(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
     #[error("the array is shutting down")]
