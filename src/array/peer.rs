@@ -20,6 +20,7 @@ use crate::arbitration::{Connection, Side, Timers};
 use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, USER_TIMEOUT};
 use crate::link::dial::{PAUSE, dial};
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
+use crate::link::said::Said;
 use crate::link::watch::Board;
 use crate::mirror::LaneId;
 use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
@@ -140,17 +141,14 @@ impl Link {
 /// Keeps a control connection to `address`, from array A's side, with its lanes.
 pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
     // Each reason once: the other array that starts later may have another one to refuse.
-    let mut said = String::new();
+    let said = Said::default();
     loop {
         match dial_once(&link, address).await {
             Ok(()) => said.clear(),
-            Err(error) => {
-                let why = error.to_string();
-                if why != said {
-                    tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
-                }
-                said = why;
+            Err(error) if said.is_new(&error.to_string()) => {
+                tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
             }
+            Err(_) => {}
         }
         sleep(PAUSE).await;
     }
@@ -252,6 +250,7 @@ async fn read_lane_hello(stream: &mut TcpStream, mut bytes: Vec<u8>) -> io::Resu
 /// Accepts the other array's connections, on array B's side, until dropped.
 pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
     let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
+    let said = Arc::new(Said::default());
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -265,9 +264,10 @@ pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
             tracing::warn!(%from, "replication connection closed: too many at their hello");
             continue;
         };
-        let link = Arc::clone(&link);
+        let (link, said) = (Arc::clone(&link), Arc::clone(&said));
         tokio::spawn(async move {
-            if let Err(error) = welcome(&link, stream, place).await {
+            let Err(error) = welcome(&link, stream, place).await else { return };
+            if said.is_new(&error.to_string()) {
                 tracing::warn!(%from, %error, "replication connection refused");
             }
         });
@@ -331,7 +331,7 @@ pub async fn keep_witness(
     address: SocketAddr,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let mut said = String::new();
+    let said = Said::default();
     loop {
         let exchanged = async {
             let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
@@ -348,13 +348,10 @@ pub async fn keep_witness(
                 let error = channel::run(framed, next_connection(), hello, timers, events.clone()).await;
                 tracing::info!(%address, %error, "connection to the witness lost");
             }
-            Err(error) => {
-                let why = error.to_string();
-                if why != said {
-                    tracing::warn!(%address, %error, "the witness is not reached");
-                }
-                said = why;
+            Err(error) if said.is_new(&error.to_string()) => {
+                tracing::warn!(%address, %error, "the witness is not reached");
             }
+            Err(_) => {}
         }
         sleep(PAUSE).await;
     }

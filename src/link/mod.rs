@@ -3,4 +3,5 @@
 pub mod channel;
 pub mod dial;
 pub mod lane;
+pub mod said;
 pub mod watch;

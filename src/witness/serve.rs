@@ -17,6 +17,7 @@ use crate::config::WitnessConfig;
 use crate::format::{EnvelopeError, Format, Slots};
 use crate::group::BootNonce;
 use crate::link::channel::{self, Event, Framed, Sender};
+use crate::link::said::Said;
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
 use crate::store::lives::{self, Lives};
 use crate::store::records::{RecordError, RecordFile};
@@ -170,6 +171,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let mut next = 1;
+    let said = Arc::new(Said::default());
     loop {
         for action in actions.drain(..) {
             match action {
@@ -196,9 +198,12 @@ async fn serve(
                     let connection = Connection(next);
                     next += 1;
                     let (hello, events, lives) = (hello.clone(), events.clone(), Arc::clone(&lives));
+                    let said = Arc::clone(&said);
                     tokio::spawn(async move {
                         let error = welcome(stream, connection, hello, timers, &lives, events).await;
-                        tracing::info!(%from, %error, "connection of an array ended");
+                        if said.is_new(&error.to_string()) {
+                            tracing::info!(%from, %error, "connection of an array ended");
+                        }
                         drop(place);
                     });
                 }
@@ -254,7 +259,6 @@ async fn welcome(
             return Err(io::Error::other(why));
         }
         if let Err(why) = lives::admit(lives, &hello).await {
-            tracing::warn!(array = hello.name, "{why}");
             framed.send(&Frame::Refused(why.clone())).await?;
             return Err(io::Error::other(why));
         }

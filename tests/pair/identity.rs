@@ -107,6 +107,23 @@ fn an_array_that_was_restored_from_a_backup_gets_no_contact() {
     assert_eq!((&restored["serves"], &survivor["serves"]), (&false.into(), &true.into()), "{restored}");
     assert_eq!(survivor["inSync"], false, "{survivor}");
     read_back(&b.place, 0x22);
+
+    // What the operator does (OPERATIONS): A starts empty, the group is made anew from B's side.
+    a.daemon.terminate();
+    fs::remove_dir_all(&pair.a.data_dir).unwrap();
+    let a = pair.a.start();
+    b.cli(&["stoprcopygroup", "g"]);
+    b.cli(&["removercopygroup", "g"]);
+    read_back(&b.place, 0x22);
+    until("both arrays and the witness are linked", LIMIT, || {
+        b.try_cli(&["creatercopygroup", "h", "array-a:sync"]).status.success().then_some(())
+    });
+    b.cli(&["admitrcopyvv", "v0", "h", "array-a:v0"]);
+    b.cli(&["startrcopygroup", "h"]);
+    a.until_in_sync();
+    b.cli(&["setrcopygroup", "switchover", "h"]);
+    until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
+    read_back(&a.place, 0x22);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
-use crate::array::rpc::{AdmitVolume, NewGroup, PeerRequest};
+use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, Policy, Role};
 use crate::mirror::VolumeId;
 use crate::store::objects::{
@@ -218,6 +218,8 @@ impl Handle {
         let Group { uuid, started, policies, .. } = *group;
         match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies }).await {
             Ok(()) | Err(CommandError::PeerUnreachable) => Ok(()),
+            // An array that came back empty; a stopped group need not be there.
+            Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) if !started => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -249,6 +251,8 @@ impl Handle {
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
             Ok(()) | Err(CommandError::PeerUnreachable) => {}
+            // An array that came back empty has nothing to remove.
+            Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) => {}
             Err(error) => return Err(error),
         }
         self.remove_group_here(&entry).await

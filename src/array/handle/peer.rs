@@ -108,7 +108,7 @@ impl Handle {
         }
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
         let name = group.name.clone();
-        self.update(move |objects| objects.admit(&name, member)).await?;
+        self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
         self.enrol(group, VolumeId(volume.uuid.into_bytes()), false).await
     }
 }

@@ -325,6 +325,19 @@ impl Objects {
         Ok(())
     }
 
+    /// As [`Self::admit`], told by the other array, which counts the change and tells its exports after it: the
+    /// sequence stays.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn admit_by_peer(&mut self, group: &str, member: Member) -> Result<(), ObjectError> {
+        self.admit(group, member)?;
+        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
+        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
+        group.sequence = group.sequence.saturating_sub(1);
+        Ok(())
+    }
+
     /// Takes a volume out of a stopped group.
     ///
     /// # Errors

@@ -58,8 +58,10 @@ pub fn witness_restored(lab: &mut Lab) -> Result<(), Error> {
     lab.back_up(Node::Witness)?;
     lab.start(Node::Witness)?;
     lab.wait("the witness counts", Duration::from_secs(60), |lab| Ok(lab.status(Node::A)?.witness_counts))?;
-    lab.switch_over()?;
-    lab.switch_over()?;
+    for _ in 0..2 {
+        rest(Duration::from_secs(5));
+        lab.switch_over()?;
+    }
     lab.kill(Node::Witness)?;
     lab.restore(Node::Witness)?;
     let before = lab.status(Node::A)?.epoch;
