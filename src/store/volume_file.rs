@@ -199,7 +199,8 @@ impl DataFile {
     /// The system's.
     pub fn is_left_over(path: &Path, is_known: impl Fn(VolumeId) -> bool) -> io::Result<bool> {
         let raw = RawFile::open(path, Access::default())?;
-        if raw.medium() == Medium::Device {
+        // What another process holds open is nobody's left-over.
+        if raw.medium() == Medium::Device || !raw.lock()? {
             return Ok(false);
         }
         let size = raw.size()?;

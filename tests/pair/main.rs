@@ -7,6 +7,7 @@ mod damage;
 mod full_disk;
 mod hanging_disk;
 mod identity;
+mod idle;
 mod management;
 mod site;
 mod story;
