@@ -125,6 +125,8 @@ pub enum Mutation {
     R13WitnessNeeded,
     /// Rule 12: a blank or foreign witness votes and grants.
     R12BlankWitnessVotes,
+    /// Rule 12: one array and a new witness enrol that one although both copies are in sync.
+    R12ReEnrolByOneArray,
     /// Rule 16: a secondary whose boot nonce changed stays in sync.
     R16BootNonceIgnored,
     /// T1: the quorum is read from the value that it decides.
@@ -149,8 +151,13 @@ pub enum Mutation {
     T14NoHandOver,
     /// T14: a secondary waits for a linked primary that asks for no lease any more.
     T14SilenceIsNoLoss,
-    /// T16: a restarted primary that needs no lease serves without contact. Only an override, which
-    /// does not exist yet, makes that unsafe; the arbiter's unit tests notice it.
+    /// T12: what was written alone in a history that an override ended is overwritten unasked.
+    T12OverrideOverwrites,
+    /// DESIGN §3.2: an override comes to nothing.
+    OverrideLeftOut,
+    /// T15: an override does not wait for promises to end.
+    T15OverrideIgnoresPromises,
+    /// T16, T22: a restarted primary that needs no lease serves without contact, or enrols a witness.
     T16NoContactNeeded,
     /// T18: the refusal for a running lease hits the primary's own vote.
     T18OwnVoteRefused,

@@ -320,6 +320,12 @@ fn a_pair_is_made_by_apply_and_run_by_the_verbs() {
         (&a, &["removevv", "vmfs.0"], "vmfs.0"),
         (&a, &["setrcopygroup", "failover", "vmfs"], "primary already"),
         (&b, &["setrcopygroup", "failover", "vmfs.r1"], "the primary serves; use switchover"),
+        (&b, &["setrcopygroup", "failover", "-f", "vmfs.r1"], "the other array is linked"),
+        (&b, &["setrcopygroup", "override", "vmfs.r1"], "give your word"),
+        (&b, &["setrcopygroup", "override", "-f", "vmfs.r1"], "the other array is linked"),
+        (&a, &["setrcopygroup", "discard", "-f", "vmfs"], "nothing to discard"),
+        (&a, &["setrcopygroup", "recover", "vmfs"], "natural roles"),
+        (&b, &["setrcopygroup", "restore", "vmfs.r1"], "not the group's primary"),
     ] {
         let refusal = cli.refused(arguments);
         assert!(refusal.contains(words), "{arguments:?}: {refusal}");
@@ -340,7 +346,11 @@ fn a_pair_is_made_by_apply_and_run_by_the_verbs() {
     assert_eq!((&target["id"], &target["status"]), (&json!(1), &json!(3)));
     assert_eq!(target["quorumIpAddress"], "127.0.0.1");
 
-    b.ok(&["setrcopygroup", "switchover", "vmfs.r1"]);
+    let unsaid =
+        http.bare("POST", "/api/v1/remotecopygroups/vmfs.r1", Some(&key), Some(&json!({"action": 11})));
+    assert_eq!(unsaid.2["ref"], "force", "an override takes the operator's word");
+    b.ok(&["setrcopygroup", "recover", "vmfs.r1"]);
+    b.ok(&["setrcopygroup", "restore", "vmfs.r1"]);
     rig.until("the roles are natural", || a.json(&["showrcopy"])["groups"][0]["role"] == "Primary");
     a.ok(&["setrcopygroup", "pol", "no_auto_failover,no_path_management", "vmfs"]);
     rig.until("policies are alike on both", || {

@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
+use super::overriding::Overriding;
 use super::proposer::Proposer;
 use super::voter::{Identity, Learned, Register};
 use super::{
-    Body, Config, Connection, GroupId, Incarnation, Message, Promise, Side, Tenure, Timers, Transition, Vote,
-    Voter, VoterRecord,
+    Ballot, Body, Config, Connection, GroupId, InSync, Incarnation, Message, Promise, Side, Tenure, Timers,
+    Transition, Vote, Voter, VoterRecord,
 };
 
 /// What the proposer must know of the world outside arbitration, as of this call. `group::Control`
@@ -135,7 +136,7 @@ pub struct Arbiter {
     pub(super) sequence: u64,
     pub(super) durable: u64,
     /// The sequence that holds `chosen`.
-    chosen_sequence: u64,
+    pub(super) chosen_sequence: u64,
     outbox: VecDeque<(u64, Voter, Connection, Message)>,
     pub(super) peer: Other,
     pub(super) witness: Other,
@@ -147,6 +148,12 @@ pub struct Arbiter {
     pub(super) proposer: Proposer,
     pub(super) env: Environment,
     pub(super) split: bool,
+    pub(super) overriding: Option<Overriding>,
+    /// The ballot last asked of the witness for an override or its withdrawal, and when to ask again.
+    pub(super) withdraw_ballot: Ballot,
+    pub(super) withdraw_at: Time,
+    /// The witness holds the other one of two lineages: it has no say in what ends both.
+    pub(super) witness_split: bool,
 }
 
 impl Arbiter {
@@ -185,6 +192,10 @@ impl Arbiter {
             proposer: Proposer::new(seed),
             env: Environment::default(),
             split: false,
+            overriding: None,
+            withdraw_ballot: Ballot::NONE,
+            withdraw_at: Time::ZERO,
+            witness_split: false,
         }
     }
 
@@ -199,44 +210,6 @@ impl Arbiter {
             self.persist(out);
             self.chosen_sequence = self.sequence;
         }
-    }
-
-    // Getters.
-
-    pub const fn record(&self) -> &VoterRecord {
-        &self.register.record
-    }
-
-    /// Newest configuration known to be committed.
-    pub fn chosen(&self) -> Config {
-        self.register.record.chosen.expect("an array's record holds a configuration from its making on")
-    }
-
-    /// The own, undecided vote for the next epoch.
-    pub fn vote(&self) -> Option<Config> {
-        self.register.record.vote.map(|vote| vote.value)
-    }
-
-    /// `chosen` is on this array's disk.
-    pub const fn chosen_is_durable(&self) -> bool {
-        self.durable >= self.chosen_sequence
-    }
-
-    /// The whole register is on this array's disk.
-    pub const fn is_durable(&self) -> bool {
-        self.durable >= self.sequence
-    }
-
-    pub const fn is_removed(&self) -> bool {
-        self.register.record.removed
-    }
-
-    pub const fn is_split(&self) -> bool {
-        self.split
-    }
-
-    pub fn is_primary(&self) -> bool {
-        self.chosen().primary == self.me
     }
 
     // Events.
@@ -266,6 +239,9 @@ impl Arbiter {
         self.other_mut(voter).connection = Some(connection);
         if voter == Voter::Array(self.me.other()) {
             self.peer_quiet_since = now.grantor;
+        }
+        if self.split {
+            self.say(voter, Body::Learn, out); // it has to know as well
         }
         self.ask_one(voter, now, out);
         self.resend(voter, out);
@@ -320,6 +296,7 @@ impl Arbiter {
             .into_iter()
             .chain(ask)
             .chain(self.silence_begins())
+            .chain(self.override_timeouts())
             .chain(self.register.next_end(now))
             .filter(|&at| at > now.grantor)
             .min()
@@ -368,11 +345,13 @@ impl Arbiter {
         let Some(told) = message.chosen else { return };
         match self.learn(&told, now, out) {
             Learned::Split => {
+                self.witness_split |= from == Voter::Witness;
                 if !core::mem::replace(&mut self.split, true) {
                     self.proposer.stop();
                     out.push(ArbiterAction::Split);
+                    self.say(from, Body::Learn, out);
                 }
-                return;
+                return self.advance_override(now, out);
             }
             Learned::Older => return self.say(from, Body::Learn, out),
             Learned::Newer | Learned::Same => {}
@@ -385,7 +364,10 @@ impl Arbiter {
     fn take(&mut self, from: Voter, body: &Body, now: Now, out: &mut Vec<ArbiterAction>) {
         let identity = Identity::Array { me: self.me, leased: self.is_leased(now) };
         let promise = self.register.promise(now);
+        // A voter for another lineage has nothing to say in this one, until that is decided.
+        let mute = self.votes_for_override() || self.is_overriding();
         match (*body, from) {
+            (Body::Prepare { .. } | Body::Accept { .. } | Body::Ask { .. }, Voter::Array(_)) if mute => {}
             (Body::Prepare { ballot }, Voter::Array(_)) => {
                 let answer = if self.register.prepare(ballot) {
                     self.persist(out);
@@ -444,6 +426,9 @@ impl Arbiter {
                 }
             }
             (Body::Promised { ballot, vote, promise }, _) => {
+                if from == Voter::Witness {
+                    self.witness_promised(ballot, vote, promise, now, out);
+                }
                 self.promised(from, ballot, vote, promise, now);
             }
             (Body::Accepted { ballot }, _) => self.accepted(from, ballot),
@@ -498,11 +483,22 @@ impl Arbiter {
     /// ARBITRATION `learn`, what concerns arbitration.
     pub(super) fn learn(&mut self, told: &Config, now: Now, out: &mut Vec<ArbiterAction>) -> Learned {
         let old = self.chosen();
-        let learned = self.register.learn(told, now);
+        let learned = self.register.learn(told, Some(self.me), now);
         if learned != Learned::Newer {
             return learned;
         }
         self.proposer.stop();
+        self.split = false;
+        self.witness_split = false;
+        let new_lineage = told.lineage.counter > old.lineage.counter;
+        if told.primary == self.me || told.in_sync == InSync::Both {
+            self.register.record.overridden = false;
+        } else if new_lineage && old.primary == self.me && old.in_sync == InSync::Primary {
+            self.register.record.overridden = !mutation::on(Mutation::T12OverrideOverwrites);
+        }
+        if new_lineage {
+            self.overriding = None;
+        }
         self.peer.vote = None;
         self.witness.vote = None;
         self.peer_quiet_since = now.grantor;
@@ -523,6 +519,13 @@ impl Arbiter {
         self.next_ask = now.grantor;
         out.push(ArbiterAction::Learned { old, new: *told });
         learned
+    }
+
+    /// The operator gives up what this array wrote alone before an override ended its history.
+    pub fn discard(&mut self, out: &mut Vec<ArbiterAction>) {
+        if core::mem::take(&mut self.register.record.overridden) {
+            self.persist(out);
+        }
     }
 
     // Sending.

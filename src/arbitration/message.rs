@@ -79,6 +79,12 @@ pub enum Body {
         vote: Option<Vote>,
         promise: Option<Promise>,
     },
+    /// To the witness: an operator's override by the sender. Taken under the ballot that the witness
+    /// promised last; answered with `Learn`, its `chosen` being this value then.
+    Override {
+        ballot: Ballot,
+        value: Config,
+    },
     /// The group was removed by an operator: leave a tombstone.
     Remove,
     /// There is a tombstone here, now or since long.
@@ -148,6 +154,11 @@ impl Message {
             }
             Body::Remove => w.u8(12),
             Body::Removed => w.u8(13),
+            Body::Override { ballot, value } => {
+                w.u8(14);
+                w.ballot(*ballot);
+                w.config(value);
+            }
         }
     }
 
@@ -180,6 +191,7 @@ impl Message {
             },
             12 => Body::Remove,
             13 => Body::Removed,
+            14 => Body::Override { ballot: r.ballot()?, value: r.config()? },
             _ => return None,
         };
         Some(Self { group, chosen, incarnation, body })

@@ -8,6 +8,7 @@ mod config;
 mod fields;
 mod gate;
 mod message;
+mod overriding;
 mod proposer;
 mod record;
 mod serving;

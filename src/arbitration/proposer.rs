@@ -114,15 +114,29 @@ impl Proposer {
         [deadline, self.retry_at, self.promised_away_until]
     }
 
-    /// Between one and two times `base` (splitmix64).
-    fn jitter(&mut self, base: Duration) -> Duration {
+    /// Highest ballot seen in a refusal.
+    pub const fn highest(&self) -> Ballot {
+        self.highest
+    }
+
+    /// An override is under way.
+    pub const fn give_way(&mut self) {
+        self.running = None;
+    }
+
+    /// The next random number (splitmix64).
+    pub fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        z ^ (z >> 31)
+    }
+
+    /// Between one and two times `base`.
+    fn jitter(&mut self, base: Duration) -> Duration {
         let span = u64::try_from(base.as_nanos()).unwrap_or(u64::MAX).max(1);
-        base + Duration::from_nanos(z % span)
+        base + Duration::from_nanos(self.draw() % span)
     }
 }
 
@@ -142,6 +156,7 @@ impl Arbiter {
 
     /// Carries a running proposal on, or begins what is due.
     pub(super) fn advance(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
+        self.advance_override(now, out);
         if self.is_removed() || self.is_split() {
             return;
         }
@@ -183,7 +198,8 @@ impl Arbiter {
     }
 
     fn begin_what_is_due(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
-        if now.grantor < self.proposer.retry_at {
+        let overrides = self.is_overriding() || self.votes_for_override();
+        if now.grantor < self.proposer.retry_at || overrides {
             return;
         }
         if let Some(vote) = self.vote() {

@@ -57,6 +57,10 @@ pub struct VoterRecord {
     pub longest_lease: Duration,
     /// Tombstone: the group was removed, and nothing may bring it back.
     pub removed: bool,
+    /// This array was primary, alone in sync, when it learned that an override had put the other one in
+    /// office: what it wrote alone is in no other copy, and is overwritten only when the operator has
+    /// said so (rule 10, DESIGN §3.2).
+    pub overridden: bool,
 }
 
 /// Where and how a register stands on disk.
@@ -70,6 +74,7 @@ impl VoterRecord {
             vote: None,
             longest_lease: Duration::ZERO,
             removed: false,
+            overridden: false,
         }
     }
 
@@ -80,6 +85,7 @@ impl VoterRecord {
             vote: None,
             longest_lease: Duration::ZERO,
             removed: false,
+            overridden: false,
         }
     }
 
@@ -94,7 +100,7 @@ impl VoterRecord {
         w.ballot(self.promised);
         w.option(self.vote.as_ref(), Writer::vote);
         w.duration(self.longest_lease);
-        w.bool(self.removed);
+        w.u8(u8::from(self.removed) | u8::from(self.overridden) << 1);
     }
 
     /// # Errors
@@ -106,13 +112,11 @@ impl VoterRecord {
     }
 
     fn read(r: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
-            chosen: r.option(Reader::config)?,
-            promised: r.ballot()?,
-            vote: r.option(Reader::vote)?,
-            longest_lease: r.duration()?,
-            removed: r.bool()?,
-        })
+        let (chosen, promised) = (r.option(Reader::config)?, r.ballot()?);
+        let (vote, longest_lease) = (r.option(Reader::vote)?, r.duration()?);
+        let flags = r.u8().filter(|flags| flags & !3 == 0)?;
+        let (removed, overridden) = (flags & 1 != 0, flags & 2 != 0);
+        Some(Self { chosen, promised, vote, longest_lease, removed, overridden })
     }
 
     /// Appends the record in its envelope.

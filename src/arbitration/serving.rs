@@ -6,9 +6,45 @@ use crate::time::{Duration, Now, Time};
 
 use super::arbiter::{Arbiter, Lease, Other};
 use super::transition::pre_elects;
-use super::{Config, InSync, Incarnation, Quorum, Side, Voter};
+use super::{Config, InSync, Incarnation, Quorum, Side, Voter, VoterRecord};
 
 impl Arbiter {
+    pub const fn record(&self) -> &VoterRecord {
+        &self.register.record
+    }
+
+    /// Newest configuration known to be committed.
+    pub fn chosen(&self) -> Config {
+        self.register.record.chosen.expect("an array's record holds a configuration from its making on")
+    }
+
+    /// The own, undecided vote for the next epoch.
+    pub fn vote(&self) -> Option<Config> {
+        self.register.record.vote.map(|vote| vote.value)
+    }
+
+    /// `chosen` is on this array's disk.
+    pub const fn chosen_is_durable(&self) -> bool {
+        self.durable >= self.chosen_sequence
+    }
+
+    /// The whole register is on this array's disk.
+    pub const fn is_durable(&self) -> bool {
+        self.durable >= self.sequence
+    }
+
+    pub const fn is_removed(&self) -> bool {
+        self.register.record.removed
+    }
+
+    pub const fn is_split(&self) -> bool {
+        self.split
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.chosen().primary == self.me
+    }
+
     /// ARBITRATION `both(i)`: an acknowledgement needs both copies.
     pub fn needs_both(&self) -> bool {
         let voted = self.vote().is_some_and(|vote| vote.in_sync == InSync::Both);
@@ -98,9 +134,11 @@ impl Arbiter {
         self.chosen().witness.map(|_| self.witness_seen + self.timers.witness_lost_after)
     }
 
-    /// T17: the other array's *pre-elect* is voted for only if the witness is lost here as well.
+    /// T17: the other array's *pre-elect* is voted for only if the witness is lost here as well. What
+    /// this array has voted for before may be chosen, and is voted for again.
     pub(super) fn would_pre_elect(&self, value: &Config, now: Now) -> bool {
         !pre_elects(value, &self.chosen())
+            || self.vote() == Some(*value)
             || self.witness_is_lost(now)
             || mutation::on(Mutation::T17PreElectByOneView)
     }

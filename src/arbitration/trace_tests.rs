@@ -35,10 +35,12 @@ impl World {
             self.deliver(pipe, end);
             return true;
         }
-        let writes = |world: &Self, at: usize| {
-            if at == WITNESS { world.witness_writing.len() } else { world.nodes[at].writing.len() }
+        let writes = |world: &Self, at: usize| match at {
+            WITNESS => world.witness_writing.len(),
+            TWIN => world.twin.as_ref().map_or(0, |twin| twin.writing.len()),
+            _ => world.nodes[at].writing.len(),
         };
-        let Some(at) = (0..3).find(|&at| writes(self, at) != 0) else { return false };
+        let Some(at) = (0..4).find(|&at| writes(self, at) != 0) else { return false };
         self.write_over(at);
         true
     }
@@ -200,7 +202,9 @@ fn a_pre_elect_that_both_voted_for_is_finished() {
     world.until(|world| world.nodes[1].disk.vote.is_some());
     world.restart(0);
     world.wish(0, None);
-    world.pass(200);
+    // B hears the witness again meanwhile.
+    world.heal(1, 2);
+    world.pass(1000);
     world.connect(0, 1);
     world.pass(1000);
     assert_eq!(world.nodes[0].arbiter.chosen().quorum, Quorum::PrimaryAlone);
@@ -317,6 +321,27 @@ fn blank_witness() {
     assert_eq!(world.serving(), [Side::A]);
     world.pass(30_000);
     assert_eq!(world.serving(), []);
+}
+
+/// Rule 12: two witnesses are alive at once; A has the new one, B the enrolled one. Both arrays must
+/// enrol it.
+fn two_witnesses() {
+    let mut world = World::in_sync();
+    world.start_twin(None);
+    world.pass(11_000);
+    world.connect(0, TWIN);
+    world.wish(0, Some(Transition::ReEnrol));
+    world.until(|world| world.nodes[0].disk.vote.is_some());
+    world.sever(0, 1); // what A says to B is lost
+    world.wish(1, Some(Transition::Promote));
+    world.pass(10_000);
+    assert_eq!(world.serving(), [Side::B]);
+    world.connect(1, TWIN); // the other one, which was never enrolled
+    world.pass(5000);
+    assert_eq!(world.serving(), [Side::B], "alone in sync it needs none");
+    world.heal(0, 1);
+    world.pass(1000);
+    assert_eq!(world.nodes[0].arbiter.chosen().primary, Side::B);
 }
 
 /// T18: the holder's own vote for another is no vote against its lease.
@@ -491,6 +516,7 @@ traces! {
     t2_grant, T2GrantAfterVote;
     t3, T3ServesAfterVote;
     t6, T6RestoredKeepsIncarnation;
+    two_witnesses, R12ReEnrolByOneArray;
     blank_witness, R12BlankWitnessVotes;
     t16, T16NoContactNeeded;
     t18, T18OwnVoteRefused;
@@ -508,3 +534,6 @@ fn is_red(broken: Mutation, script: fn()) {
     });
     assert!(run.join().is_err(), "{broken:?} changes nothing");
 }
+
+#[path = "override_tests.rs"]
+mod overrides;

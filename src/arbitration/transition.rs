@@ -84,6 +84,9 @@ pub(super) fn phase2(chosen: &Config, value: &Config) -> Phase2 {
         && (value.witness != chosen.witness || chosen.quorum == Quorum::PrimaryAlone);
     let alone = pre_elects(value, chosen);
     match (chosen.quorum, chosen.in_sync) {
+        (Quorum::Majority, InSync::Both) if enrols && mutation::on(Mutation::R12ReEnrolByOneArray) => {
+            Phase2::Primary
+        }
         (Quorum::Majority, InSync::Both) if enrols || alone => Phase2::BothArrays,
         (Quorum::Majority, InSync::Both) => Phase2::TwoOfThree,
         // T7: nobody but the primary can change a configuration in which it is alone.

@@ -82,8 +82,9 @@ impl Register {
         [self.until, self.refuses_until].into_iter().filter(|&end| end > now.grantor).min()
     }
 
-    /// ARBITRATION `learn`, the register's part.
-    pub fn learn(&mut self, told: &Config, now: Now) -> Learned {
+    /// ARBITRATION `learn`, the register's part. `me`: the array whose register it is; what it promised
+    /// to itself (by its restart as primary) is no promise to another.
+    pub fn learn(&mut self, told: &Config, me: Option<Side>, now: Now) -> Learned {
         if let Some(chosen) = &self.record.chosen {
             match told.chain_cmp(chosen) {
                 None => return Learned::Split,
@@ -93,7 +94,8 @@ impl Register {
             }
             // Lineage rule: a promise to another outlives the override.
             let new_lineage = told.lineage.counter > chosen.lineage.counter;
-            if new_lineage && self.bound_to_other(told.primary, now).is_some() {
+            let bound = self.bound_to_other(told.primary, now).is_some() && self.holder != me;
+            if new_lineage && bound {
                 self.refuse_until(self.until);
             }
         }
@@ -154,6 +156,22 @@ impl Register {
     pub fn accept(&mut self, ballot: Ballot, value: &Config) {
         self.record.promised = ballot;
         self.record.vote = Some(Vote { ballot, value: *value });
+    }
+
+    /// As witness: ARBITRATION *override*, all reasons to refuse. T15: no promise to the other array may
+    /// run, a new incarnation's silence included.
+    pub fn may_take_override(
+        &self,
+        from: Side,
+        incarnation: Incarnation,
+        ballot: Ballot,
+        value: &Config,
+        now: Now,
+    ) -> bool {
+        let bound = self.bound_to_other(from, now).is_some() || now.grantor < self.refuses_until;
+        ballot == self.record.promised
+            && self.record.chosen.is_some_and(|chosen| value.overrides(&chosen, from, incarnation))
+            && (!bound || mutation::on(Mutation::T15OverrideIgnoresPromises))
     }
 
     /// Takes back a vote that is known not to be chosen, and never to become so.

@@ -102,12 +102,12 @@ fn a_serving_primary_is_voted_away_by_itself_alone() {
 fn learning_closes_the_instance() {
     let mut register = register();
     register.accept(ballot(3, Side::B), &promote());
-    assert_eq!(register.learn(&both(), at(0)), Learned::Same);
+    assert_eq!(register.learn(&both(), None, at(0)), Learned::Same);
     assert!(register.record.vote.is_some());
-    assert_eq!(register.learn(&promote(), at(0)), Learned::Newer);
+    assert_eq!(register.learn(&promote(), None, at(0)), Learned::Newer);
     assert_eq!(register.record.vote, None);
     assert_eq!(register.record.promised, Ballot::NONE);
-    assert_eq!(register.learn(&both(), at(0)), Learned::Older);
+    assert_eq!(register.learn(&both(), None, at(0)), Learned::Older);
 }
 
 #[test]
@@ -118,11 +118,11 @@ fn lineages_are_ordered_by_counter_and_never_merged() {
     let mut register = register();
     // Lineage rule: the promise to A outlives the override.
     assert!(register.grant(WITNESS, Side::A, Duration::from_secs(3), &TIMERS(), at(0)).is_some());
-    assert_eq!(register.learn(&overridden, at(1)), Learned::Newer);
+    assert_eq!(register.learn(&overridden, None, at(1)), Learned::Newer);
     assert_eq!(register.grant(WITNESS, Side::B, Duration::from_secs(3), &TIMERS(), at(3159)), None);
     assert!(register.grant(WITNESS, Side::B, Duration::from_secs(3), &TIMERS(), at(3160)).is_some());
-    assert_eq!(register.learn(&both(), at(1)), Learned::Older);
-    assert_eq!(register.learn(&twin, at(1)), Learned::Split);
+    assert_eq!(register.learn(&both(), None, at(1)), Learned::Older);
+    assert_eq!(register.learn(&twin, None, at(1)), Learned::Split);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! run at different rates, every transition wanted at random. After each step: at most one array
 //! may serve, an epoch has one configuration, and only a copy in sync took office.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::mutation::{self, Mutation};
@@ -48,6 +48,15 @@ struct Node {
 }
 
 pub(super) const WITNESS: usize = 2;
+/// A second witness machine, alive beside the first (rule 12).
+pub(super) const TWIN: usize = 3;
+
+/// What the second witness has of its own.
+struct Twin {
+    core: WitnessCore,
+    disk: WitnessImage,
+    writing: VecDeque<(u64, WitnessImage)>,
+}
 
 pub(super) struct World {
     rng: Rng,
@@ -58,6 +67,7 @@ pub(super) struct World {
     witness_disk: WitnessImage,
     witness_writing: VecDeque<(u64, WitnessImage)>,
     old_image: WitnessImage,
+    twin: Option<Twin>,
     incarnations: u8,
     pipes: Vec<Pipe>,
     connections: u64,
@@ -65,9 +75,11 @@ pub(super) struct World {
     cut: [bool; 3],
     /// Does not count the link as alive although it carries messages.
     deaf: [bool; 2],
+    /// Operators override, whether or not the other array is off.
+    operators: bool,
     /// Nothing is left to chance.
     scripted: bool,
-    epochs: BTreeMap<Epoch, Config>,
+    epochs: BTreeMap<(u32, Epoch), Config>,
     changes: u64,
     served: u64,
     trace: Vec<String>,
@@ -112,13 +124,15 @@ impl World {
             witness_disk: image.clone(),
             witness_writing: VecDeque::new(),
             old_image: image,
+            twin: None,
             incarnations: 1,
             pipes: Vec::new(),
             connections: 0,
             cut: [false; 3],
             deaf: [false; 2],
+            operators: false,
             scripted: false,
-            epochs: BTreeMap::from([(Epoch(1), config)]),
+            epochs: BTreeMap::from([((1, Epoch(1)), config)]),
             changes: 0,
             served: 0,
             trace: Vec::new(),
@@ -134,7 +148,7 @@ impl World {
 
     fn now(&self, at: usize) -> Now {
         let (rate, origin) =
-            if at == WITNESS { (1000, 1 << 41) } else { (self.nodes[at].rate, self.nodes[at].origin) };
+            if at >= WITNESS { (1000, 1 << 41) } else { (self.nodes[at].rate, self.nodes[at].origin) };
         let time = Time(origin + self.time / 1000 * rate);
         Now { grantor: time, holder: time }
     }
@@ -160,17 +174,28 @@ impl World {
                 ArbiterAction::Proposed { transition, round } => {
                     self.note(format!("{} proposes {transition:?} round {round}", self.nodes[at].side));
                 }
-                ArbiterAction::Split => panic!("split brain without an override\n{}", self.trace.join("\n")),
+                ArbiterAction::Split => {
+                    assert!(
+                        self.scripted || self.operators,
+                        "split brain without overrides\n{}",
+                        self.trace.join("\n")
+                    );
+                }
                 ArbiterAction::Removed => {}
             }
         }
     }
 
     fn note_chosen(&mut self, new: Config) {
-        let known = *self.epochs.entry(new.epoch).or_insert(new);
+        let lineage = new.lineage.counter;
+        if self.epochs.get(&(lineage, new.epoch)).is_some_and(|known| known.lineage.id != new.lineage.id) {
+            assert!(self.scripted || self.operators, "two overrides of nobody\n{}", self.trace.join("\n"));
+            return;
+        }
+        let known = *self.epochs.entry((lineage, new.epoch)).or_insert(new);
         assert_eq!(known, new, "two configurations of one epoch\n{}", self.trace.join("\n"));
         self.changes += 1;
-        if let Some(before) = self.epochs.get(&Epoch(new.epoch.0 - 1))
+        if let Some(before) = self.epochs.get(&(lineage, Epoch(new.epoch.0 - 1)))
             && before.primary != new.primary
         {
             assert!(before.holds(new.primary), "rule 4: a stale copy took office\n{}", self.trace.join("\n"));
@@ -184,19 +209,50 @@ impl World {
         }
     }
 
+    /// A second witness begins beside the first, with its state of some time ago or with none.
+    fn start_twin(&mut self, image: Option<WitnessImage>) {
+        self.incarnations += 1;
+        let fresh = Incarnation([self.incarnations; 16]);
+        let (now, mut out) = (self.now(TWIN), Vec::new());
+        let core = WitnessCore::start(timers(), image, false, fresh, now, &mut out);
+        self.twin = Some(Twin { disk: core.image(), core, writing: VecDeque::new() });
+        self.as_twin(|world| world.carry_out_witness(out));
+    }
+
+    /// What is done to the first witness is done to the second.
+    fn as_twin(&mut self, act: impl FnOnce(&mut Self)) {
+        let Some(mut twin) = self.twin.take() else { return };
+        let swap = |world: &mut Self, twin: &mut Twin| {
+            core::mem::swap(&mut world.witness, &mut twin.core);
+            core::mem::swap(&mut world.witness_disk, &mut twin.disk);
+            core::mem::swap(&mut world.witness_writing, &mut twin.writing);
+        };
+        swap(self, &mut twin);
+        act(self);
+        swap(self, &mut twin);
+        self.twin = Some(twin);
+    }
+
     fn voter(&self, of: usize) -> Voter {
-        if of == WITNESS { Voter::Witness } else { Voter::Array(self.nodes[of].side) }
+        if of >= WITNESS { Voter::Witness } else { Voter::Array(self.nodes[of].side) }
     }
 
     fn connect(&mut self, a: usize, b: usize) {
-        if self.cut[link(a, b)] || self.pipes.iter().any(|pipe| pipe.ends == [a, b]) {
+        if self.cut[link(a, b.min(WITNESS))] || self.pipes.iter().any(|pipe| pipe.ends == [a, b]) {
             return;
+        }
+        // An array talks to one witness.
+        let other = if b == WITNESS { TWIN } else { WITNESS };
+        if b >= WITNESS
+            && let Some(old) = self.pipes.iter().position(|pipe| pipe.ends == [a, other])
+        {
+            self.disconnect(old);
         }
         self.connections += 1;
         let id = Connection(self.connections);
         self.pipes.push(Pipe { id, ends: [a, b], to: [VecDeque::new(), VecDeque::new()] });
         for (me, other) in [(a, b), (b, a)] {
-            if me != WITNESS {
+            if me < WITNESS {
                 let (voter, now) = (self.voter(other), self.now(me));
                 let mut out = Vec::new();
                 self.nodes[me].arbiter.connected(voter, id, now, &mut out);
@@ -208,7 +264,7 @@ impl World {
     fn disconnect(&mut self, at: usize) {
         let pipe = self.pipes.swap_remove(at);
         for (me, other) in [(pipe.ends[0], pipe.ends[1]), (pipe.ends[1], pipe.ends[0])] {
-            if me != WITNESS {
+            if me < WITNESS {
                 let voter = self.voter(other);
                 self.nodes[me].arbiter.disconnected(voter);
             }
@@ -222,11 +278,14 @@ impl World {
         let (to, from) = if end == 0 { (a, b) } else { (b, a) };
         let now = self.now(to);
         self.note(format!("{} -> {}: {:?}", self.name(from), self.name(to), batch[0].body));
-        if to == WITNESS {
-            let mut out = Vec::new();
+        if to >= WITNESS {
             let side = self.nodes[from].side;
-            self.witness.receive(side, connection, &batch, now, &mut out);
-            self.carry_out_witness(out);
+            let receive = |world: &mut Self| {
+                let mut out = Vec::new();
+                world.witness.receive(side, connection, &batch, now, &mut out);
+                world.carry_out_witness(out);
+            };
+            if to == TWIN { self.as_twin(receive) } else { receive(self) }
         } else {
             let from = self.voter(from);
             for message in batch {
@@ -239,7 +298,7 @@ impl World {
     }
 
     fn name(&self, at: usize) -> &'static str {
-        ["A", "B", "W"][at]
+        ["A", "B", "W", "W'"][at]
     }
 
     fn carry_out_witness(&mut self, out: Vec<WitnessAction>) {
@@ -296,7 +355,9 @@ impl World {
     }
 
     fn write_over(&mut self, at: usize) {
-        if at == WITNESS {
+        if at == TWIN {
+            self.as_twin(|world| world.write_over(WITNESS));
+        } else if at == WITNESS {
             if let Some((sequence, image)) = self.witness_writing.pop_front() {
                 self.witness_disk = image;
                 let mut out = Vec::new();
@@ -356,7 +417,7 @@ impl World {
                 }
             }
             40..60 => {
-                let at = usize::try_from(self.rng.below(3)).unwrap();
+                let at = usize::try_from(self.rng.below(4)).unwrap();
                 self.write_over(at);
             }
             60..75 => {
@@ -368,7 +429,9 @@ impl World {
                 self.time += self.rng.below(longest);
             }
             92..97 => {
-                let (a, b) = [(0, 1), (0, 2), (1, 2)][usize::try_from(self.rng.below(3)).unwrap()];
+                let ends = [(0, 1), (0, WITNESS), (1, WITNESS), (0, TWIN), (1, TWIN)];
+                let choices = if self.twin.is_some() { 5 } else { 3 };
+                let (a, b) = ends[usize::try_from(self.rng.below(choices)).unwrap()];
                 self.connect(a, b);
             }
             97 => {
@@ -384,16 +447,30 @@ impl World {
             98 => {
                 let at = usize::try_from(self.rng.below(3)).unwrap();
                 self.cut[at] = self.rng.one_in(2);
-                let broken = self.pipes.iter().position(|pipe| link(pipe.ends[0], pipe.ends[1]) == at);
+                let broken =
+                    self.pipes.iter().position(|pipe| link(pipe.ends[0], pipe.ends[1].min(WITNESS)) == at);
                 if let Some(pipe) = broken.filter(|_| self.cut[at]) {
                     self.note(format!("link {at} is cut"));
                     self.disconnect(pipe);
                 }
             }
             _ => {
-                if self.rng.one_in(5) {
+                if self.operators && self.rng.one_in(3) {
+                    let at = usize::try_from(self.rng.below(2)).unwrap();
+                    let (now, stale) = (self.now(at), self.rng.one_in(2));
+                    self.note(format!("override on {}, stale {stale}", self.name(at)));
+                    let arbiter = &mut self.nodes[at].arbiter;
+                    if arbiter.is_overriding() {
+                        arbiter.end_override()
+                    } else {
+                        arbiter.begin_override(stale, now)
+                    }
+                } else if self.rng.one_in(5) {
                     let at = usize::try_from(self.rng.below(4).min(2)).unwrap();
                     self.restart(at);
+                } else if self.twin.is_none() && self.rng.one_in(30) {
+                    let image = self.rng.one_in(2).then(|| self.old_image.clone());
+                    self.start_twin(image);
                 } else if self.rng.one_in(8) {
                     self.old_image = self.witness_disk.clone();
                 }
@@ -416,7 +493,17 @@ impl World {
     fn check(&mut self) {
         let serving = self.serving();
         self.served += u64::try_from(serving.len()).unwrap();
-        assert!(serving.len() < 2, "two arrays serve\n{}", self.trace.join("\n"));
+        // Where no promise protects, an override rests on the operator's word alone (T15): against an
+        // array that needs no lease, and where the enrolled witness was not asked.
+        let [a, b] = [0, 1].map(|at| &self.nodes[at].arbiter);
+        let lineage = |arbiter: &Arbiter| arbiter.chosen().lineage.counter;
+        let (older, newer) = if lineage(a) < lineage(b) { (a, b) } else { (b, a) };
+        let word = self.operators && a.chosen().lineage != b.chosen().lineage && {
+            let begun = |config: &&Config| config.lineage == newer.chosen().lineage;
+            let first = self.epochs.values().find(begun);
+            older.needs_no_lease() || first.is_none_or(|first| first.witness != older.chosen().witness)
+        };
+        assert!(word || serving.len() < 2, "two arrays serve\n{}", self.trace.join("\n"));
     }
 }
 
@@ -426,18 +513,26 @@ struct Walked {
     changes: u64,
     served: u64,
     pre_elected: usize,
+    overridden: usize,
 }
 
 /// Walks `walks` times `steps`; panics at the first violation.
 fn walk(first_seed: u64, walks: u64, steps: u64) -> Walked {
+    walk_with(first_seed, walks, steps, false)
+}
+
+fn walk_with(first_seed: u64, walks: u64, steps: u64, operators: bool) -> Walked {
     let mut walked = Walked::default();
     for seed in first_seed..first_seed + walks {
         let mut world = World::new(seed);
+        world.operators = operators;
         for _ in 0..steps {
             world.step();
         }
         walked.changes += world.changes;
         walked.served += world.served;
+        let lineages = world.epochs.keys().map(|(lineage, _)| *lineage).collect::<BTreeSet<_>>();
+        walked.overridden += lineages.len() - 1;
         walked.pre_elected += world.epochs.values().filter(|c| c.quorum == Quorum::PrimaryAlone).count();
     }
     walked
@@ -451,6 +546,13 @@ fn at_most_one_array_serves_whatever_happens() {
     assert!(walked.pre_elected > 20, "hardly ever is anything agreed beforehand: {walked:?}");
 }
 
+#[test]
+fn an_override_breaks_no_promise_whoever_orders_it() {
+    let walked = walk_with(1, 120, 4000, true);
+    assert!(walked.changes > 500, "the walk stands still: {walked:?}");
+    assert!(walked.overridden > 50, "hardly any override comes about: {walked:?}");
+}
+
 #[cfg(feature = "testing")]
 mod broken {
     use super::*;
@@ -460,11 +562,15 @@ mod broken {
 
     /// With the rule broken the walk finds two arrays that serve, or two configurations.
     fn is_found(broken: Mutation) {
+        is_found_by(broken, false);
+    }
+
+    fn is_found_by(broken: Mutation, operators: bool) {
         let hook = std::panic::take_hook();
         let found = std::thread::spawn(move || {
             mutation::set(Some(broken));
             for seed in 0..SEEDS_MAX {
-                let one = std::panic::catch_unwind(|| walk(seed, 1, 4000));
+                let one = std::panic::catch_unwind(|| walk_with(seed, 1, 4000, operators));
                 if one.is_err() {
                     return Some(seed);
                 }
@@ -500,6 +606,10 @@ mod broken {
     #[test]
     fn pre_elect_decides_itself() {
         is_found(Mutation::T1PreElectDecidesItself);
+    }
+    #[test]
+    fn override_ignores_promises() {
+        is_found_by(Mutation::T15OverrideIgnoresPromises, true);
     }
     #[test]
     fn stale_copy_promoted() {

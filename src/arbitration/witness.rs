@@ -236,9 +236,8 @@ impl WitnessCore {
         if register.record.removed {
             return say(None, Body::Removed);
         }
-        match register.learn(&told, now) {
-            Learned::Split => return None,
-            Learned::Older => return say(register.record.chosen, Body::Learn),
+        match register.learn(&told, None, now) {
+            Learned::Split | Learned::Older => return say(register.record.chosen, Body::Learn),
             Learned::Same | Learned::Newer => {}
         }
         let promise = register.promise(now);
@@ -264,6 +263,12 @@ impl WitnessCore {
                 } else {
                     Body::NotGranted { number, vote: register.record.vote }
                 }
+            }
+            Body::Override { ballot, value } => {
+                if register.may_take_override(from, self.incarnation, ballot, &value, now) {
+                    register.learn(&value, None, now);
+                }
+                Body::Learn
             }
             Body::Read { number } => Body::State { number, vote: register.record.vote, promise },
             _ => return None,

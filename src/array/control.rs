@@ -570,7 +570,13 @@ impl Controller {
 }
 
 fn policy(group: &Group) -> Policy {
-    Policy { started: group.started, auto_failover: group.policies.auto_failover }
+    let policies = group.policies;
+    Policy {
+        started: group.started,
+        auto_failover: policies.auto_failover,
+        auto_recover: policies.auto_recover,
+        auto_synchronize: policies.auto_synchronize,
+    }
 }
 
 fn seed() -> u64 {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::arbitration::{Config, InSync, Quorum, Transition};
-use crate::group::{Decline, LogEntry, SessionEnd};
+use crate::group::{LogEntry, SessionEnd};
 
 /// Entries kept in memory: some days of a pair whose links flap.
 const ENTRIES: usize = 4096;
@@ -56,7 +56,12 @@ fn describe(config: &Config) -> String {
         Quorum::Majority => "majority",
         Quorum::PrimaryAlone => "primary alone",
     };
-    format!("epoch {}: primary {}, {in_sync}, quorum {quorum}", config.epoch.0, config.primary)
+    // Only an override begins another lineage than the first.
+    let lineage = match config.lineage.counter {
+        1 => String::new(),
+        counter => format!("lineage {counter}, "),
+    };
+    format!("{lineage}epoch {}: primary {}, {in_sync}, quorum {quorum}", config.epoch.0, config.primary)
 }
 
 /// A control's log entry in words.
@@ -102,14 +107,19 @@ pub fn say(entry: &LogEntry) -> String {
             format!("mirror session {}.{} is closed: {why}", session.boot, session.counter)
         }
         LogEntry::SessionDeclined { why } => {
-            let why = match why {
-                Decline::NotPrimary => "this array is not the primary it knows",
-                Decline::Old => "it has seen a newer session",
-                Decline::Members => "its volumes differ in number, identity or size",
-            };
             format!("the other array declines to mirror: {why}")
         }
         LogEntry::SwitchOverGivenUp => "switchover given up: commands in flight did not end in time".into(),
+        LogEntry::Override { stale: true } => {
+            "override: by the operator's word the other array is off; this copy is served as it is".into()
+        }
+        LogEntry::Override { stale: false } => {
+            "failover -f: by the operator's word the other array is off; this copy is in sync".into()
+        }
+        LogEntry::OverrideGivenUp { why } => format!("override given up: {why}"),
+        LogEntry::Discarded => {
+            "what this array wrote alone before an override is discarded by the operator".into()
+        }
         LogEntry::VolumeDiskHangs(true) => "a volume's disk does not finish its I/O; check that disk".into(),
         LogEntry::VolumeDiskHangs(false) => "the volumes' disks finish their I/O again".into(),
         LogEntry::DataDirHangs(true) => {

@@ -244,6 +244,12 @@ pub fn remote_copy(value: &Value, json: bool) {
         } else if group["witness"] != true && group["quorum"] == "majority" {
             println!("  The witness is not reached: no automatic failover until it is.");
         }
+        if !group["declined"].is_null() {
+            println!("  The other array is not mirrored to: {}.", text(&group["declined"]));
+        }
+        if group["quorum"] == "primary alone" && group["witness"] != true {
+            println!("  The primary may go on alone: no automatic failover until a witness is enrolled.");
+        }
         println!("  Epoch {}, quorum {}", text(&group["epoch"]), text(&group["quorum"]));
     }
 }

@@ -114,6 +114,7 @@ pub enum Operator {
         subcommand,
         after_help = "Examples:\n  twinlun setrcopygroup switchover vmfs           on the primary\n  \
                       twinlun setrcopygroup failover vmfs.r1         on the secondary of a stopped group\n  \
+                      twinlun setrcopygroup override -f vmfs.r1      the other array is off for good\n  \
                       twinlun setrcopygroup pol no_auto_failover vmfs"
     )]
     Setrcopygroup(Setrcopygroup),
@@ -132,15 +133,55 @@ pub enum Setrcopygroup {
         force: bool,
         group: String,
     },
-    /// Take the secondary of a stopped group into office.
-    Failover { group: String },
+    /// Take the secondary of a stopped group, or of a lost primary, into office.
+    Failover {
+        /// Your word that the other array is off: a copy in sync takes office without a majority.
+        #[arg(short = 'f')]
+        force: bool,
+        group: String,
+    },
+    /// Let an array serve what it holds, in sync or not, when the other one is gone.
+    Override {
+        /// Your word that the other array is off and stays so until it is linked with this one.
+        #[arg(short = 'f')]
+        force: bool,
+        group: String,
+    },
+    /// Give up what this array wrote alone before an override, so that it can be mirrored to.
+    Discard {
+        /// Those writes are lost.
+        #[arg(short = 'f')]
+        force: bool,
+        group: String,
+    },
+    /// After a failover, on the array that took over: mirror to the former primary.
+    Recover {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
+    /// After `recover`, in sync again: back to the natural roles.
+    Restore {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
+    /// Swap the direction of a group in sync.
+    Reverse {
+        /// As on the real array: do not ask. Nothing is asked here.
+        #[arg(short = 'f', hide = true)]
+        force: bool,
+        group: String,
+    },
     /// Switch policies on or off.
     Pol(Policies),
 }
 
 #[derive(Debug, Args)]
 pub struct Policies {
-    /// auto_failover, path_management, auto_recover, several with commas between; `no_` before: off.
+    /// auto_failover, path_management, auto_recover, auto_synchronize, several with commas between; `no_` before: off.
     policy: String,
     group: String,
 }
@@ -256,15 +297,41 @@ impl Operator {
     }
 }
 
+/// One of WSAPI's actions of disaster recovery; what it says about the data is shown.
+fn act(client: &Client, group: &str, action: u32, force: bool) -> Result<Value, Failure> {
+    let mut body = json!({"action": action});
+    if force {
+        body["force"] = true.into();
+    }
+    let answer = client.post(&format!("/api/v1/remotecopygroups/{}", segment(group)), &body)?;
+    if let Some(desc) = answer["desc"].as_str() {
+        eprintln!("{group}: {desc}");
+    }
+    Ok(answer)
+}
+
 impl Setrcopygroup {
     fn carry_out(&self, client: &Client) -> Result<Value, Failure> {
         match self {
-            Self::Switchover { group, .. } => {
-                client.post(&format!("/api/v1/remotecopygroups/{}", segment(group)), &json!({"action": 8}))
-            }
-            Self::Failover { group } => {
-                client.post(&format!("/api/v1/remotecopygroups/{}", segment(group)), &json!({"action": 7}))
-            }
+            Self::Switchover { group, .. } => act(client, group, 8, false),
+            Self::Reverse { group, .. } => act(client, group, 6, false),
+            Self::Recover { group, .. } => act(client, group, 9, false),
+            Self::Restore { group, .. } => act(client, group, 10, false),
+            Self::Failover { group, force } => act(client, group, 7, *force),
+            Self::Override { force: false, group } => Err(format!(
+                "override makes this array serve `{group}` as it holds it; what the other array acknowledged \
+                 alone is missing here. It is safe only if that array is off and stays off until it is linked \
+                 with this one. If you give your word for that: setrcopygroup override -f {group}"
+            )
+            .into()),
+            Self::Override { force: true, group } => act(client, group, 11, true),
+            Self::Discard { force: false, group } => Err(format!(
+                "discard gives up what this array wrote alone to `{group}`, for good. If that is what you want: \
+                 setrcopygroup discard -f {group}"
+            )
+            .into()),
+            Self::Discard { force: true, group } => client
+                .post(&format!("/api/twinlun/rcopy/{}", segment(group)), &json!({"action": "discard"})),
             Self::Pol(Policies { policy, group }) => {
                 let mut body = serde_json::Map::new();
                 for policy in policy.split(',') {
@@ -276,8 +343,10 @@ impl Setrcopygroup {
                         "auto_failover" => "autoFailover",
                         "path_management" => "pathManagement",
                         "auto_recover" => "autoRecover",
+                        "auto_synchronize" => "autoSynchronize",
                         _ => {
-                            let known = "auto_failover, path_management, auto_recover (no_ before: off)";
+                            let known =
+                                "auto_failover, path_management, auto_recover, auto_synchronize (no_ before: off)";
                             return Err(format!("there is no policy `{name}`; there are {known}").into());
                         }
                     };

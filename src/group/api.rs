@@ -24,6 +24,11 @@ pub struct Policy {
     pub started: bool,
     /// ATF: an in-sync secondary is promoted without an operator.
     pub auto_failover: bool,
+    /// After a loss of the mirror under unchanged roles the group is mirrored again by itself; else
+    /// it is stopped until an operator starts it.
+    pub auto_recover: bool,
+    /// The same after a failover: the former primary is mirrored to by itself; else `recover` does it.
+    pub auto_synchronize: bool,
 }
 
 /// How this life of the control began.
@@ -115,6 +120,14 @@ pub enum Command {
     SwitchOver,
     /// `setrcopygroup failover`, on the secondary: see DESIGN §3.2.
     FailOver,
+    /// An operator's new lineage, with his word that the other array is off (ARBITRATION *override*).
+    /// `stale`: even if this copy lacks what the other array acknowledged alone (`setrcopygroup
+    /// override`); else it must be in sync (`setrcopygroup failover -f`).
+    Override {
+        stale: bool,
+    },
+    /// What this array wrote alone before an override ended its history may be overwritten.
+    Discard,
     /// Leave office (SIGTERM). On the secondary done at once.
     HandOver,
     /// `stoprcopygroup` / `startrcopygroup`; `Action::Policy` follows.
@@ -211,14 +224,23 @@ pub enum Request {
     SetStarted(bool),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Decline {
     /// The sender is not the chosen primary of that tenure here.
+    #[error("it knows another primary")]
     NotPrimary,
     /// A newer session was seen.
+    #[error("it has seen a newer session")]
     Old,
     /// The volumes differ in number, identity or size.
+    #[error("its volumes differ in number, identity or size")]
     Members,
+    #[error(
+        "it holds writes that this array lacks, made before an override; give `setrcopygroup discard` there \
+         to lose them"
+    )]
+    /// This copy holds writes of a history that an override ended; an operator must discard them.
+    Diverged,
 }
 
 /// Why a command was not carried out.
@@ -248,6 +270,24 @@ pub enum Refused {
     PromiseRuns,
     #[error("the group is started; stop it first")]
     Started,
+    #[error("the other array is linked; an override is for one that is off (use failover, or switchover)")]
+    PeerLinked,
+    #[error("the group has its natural roles; there is nothing to recover or restore")]
+    NotReversed,
+    #[error("this array serves; there is nothing to override")]
+    Serves,
+    #[error(
+        "this copy is not in sync, or may not be: what the other array acknowledged alone would be lost; \
+         if that one is gone for good, use override"
+    )]
+    MayBeStale,
+    #[error("this copy holds no writes of a history that an override ended; there is nothing to discard")]
+    NotDiverged,
+    #[error(
+        "a promise to the other array did not end in time: it, or the witness, still hears that array; \
+         switch it off"
+    )]
+    PromiseHolds,
 }
 
 /// The state of one target port group (SPC-5 5.17.2), for the group's units.
@@ -278,6 +318,8 @@ pub enum GroupState {
     PromotionPending,
     /// Two overrides met: nothing is overwritten by itself.
     SplitBrain,
+    /// An override ended the history in which this array wrote alone: nothing is overwritten by itself.
+    Diverged,
     Removed,
 }
 
@@ -327,8 +369,19 @@ pub enum Reason {
     PrimaryAlone,
     #[error("a vote is being written")]
     Persisting,
-    #[error("two histories met (override on both sides); an operator must name the side to discard")]
+    #[error(
+        "two histories met (override on both sides), and neither is served; give `setrcopygroup override` \
+         on the side to keep, then `setrcopygroup discard` on the other"
+    )]
     SplitBrain,
+    #[error(
+        "this array wrote alone what the other one, put in office by an override, does not hold; either \
+         give `setrcopygroup discard` here, and those writes are lost, or switch the other array off and \
+         give `setrcopygroup override` here, and its writes are"
+    )]
+    Diverged,
+    #[error("an override is under way; promises to the other array must end first")]
+    Overriding,
     #[error("the group was removed")]
     Removed,
 }
@@ -355,6 +408,8 @@ pub struct PathView {
     pub witness_heard: bool,
     pub link_up: bool,
     pub session_up: bool,
+    /// As primary: why the other array takes no session.
+    pub declined: Option<Decline>,
 }
 
 /// Entries of the event log; each comes with the epoch it happened in.
@@ -386,6 +441,15 @@ pub enum LogEntry {
         why: Decline,
     },
     SwitchOverGivenUp,
+    /// An operator gave his word that the other array is off; `stale`: whatever this copy lacks.
+    Override {
+        stale: bool,
+    },
+    OverrideGivenUp {
+        why: Refused,
+    },
+    /// An operator gave up what this array wrote alone before an override.
+    Discarded,
     /// A volume's I/O takes longer than `disk_timeout`, or no longer.
     VolumeDiskHangs(bool),
     /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.

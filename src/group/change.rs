@@ -322,6 +322,12 @@ impl Control {
                 out.push(Action::Outcome { ticket, result: Ok(()) });
             }
         }
+        // Without the policy for it nothing is mirrored by itself that was lost.
+        let failed_over = self.is_primary() && old.tenure() != self.applied.tenure() && !self.is_both();
+        let dropped = self.is_primary() && !failed_over && old.in_sync == InSync::Both && !self.is_both();
+        if failed_over && !self.policy.auto_synchronize || dropped && !self.policy.auto_recover {
+            self.take_started(false, out);
+        }
         if !self.is_both() {
             self.changes.dropping = None;
             for caller in core::mem::take(&mut self.changes.stopping) {

@@ -21,6 +21,7 @@ use super::api::{
 };
 use super::change::Changes;
 use super::disks::Disks;
+use super::overriding::Wanted;
 use super::session::{Primary, Secondary};
 
 /// How long a former primary holds commands past its lease, and a restarted one at its start
@@ -42,6 +43,7 @@ pub(super) struct Sum {
     pub in_flight: u32,
     pub io_old: u32,
     pub dirty: u64,
+    pub out_of_sync: u64,
     pub recovering: u64,
     /// Of these, because a write failed here (rule 17): what a hand over resolves.
     pub failed: u64,
@@ -58,6 +60,7 @@ impl Sum {
         self.in_flight += status.in_flight;
         self.io_old += status.store_io_old;
         self.dirty += status.dirty_regions;
+        self.out_of_sync += status.out_of_sync_regions;
         self.recovering += status.recovering_regions;
         self.failed += status.failed_regions;
         self.map_pending |= status.map_pending;
@@ -94,6 +97,8 @@ pub struct Control {
     pub(super) primary: Primary,
     pub(super) secondary: Secondary,
     pub(super) changes: Changes,
+    /// An operator's override under way.
+    pub(super) wanted: Option<Wanted>,
     pub(super) group_state: u64,
     /// `data_dir` hangs.
     pub(super) stalled: bool,
@@ -138,6 +143,7 @@ impl Control {
             primary: Primary::default(),
             secondary: Secondary::default(),
             changes: Changes::default(),
+            wanted: None,
             group_state: 0,
             stalled: false,
             disks: Disks::default(),
@@ -290,6 +296,9 @@ impl Control {
         self.told_witness_lost = None;
         self.peer_lost_witness = false;
         self.end_operator_failover(Refused::PeerServes, out);
+        if !self.arbiter.is_split() {
+            self.end_override(Refused::PeerLinked, out);
+        }
         self.link_lost = None;
         self.log(LogEntry::Link(true), out);
         // Rule 16: within one {A,B} the primary takes answers of one life of its peer only.
@@ -337,6 +346,7 @@ impl Control {
             self.tell_of_witness(now, out);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);
+            self.watch_override(now, out);
             let env = self.environment(now);
             self.arbiter.set_environment(env);
             self.arbiter.tick(now, &mut self.pending);
@@ -530,6 +540,8 @@ impl Control {
         match command {
             Command::SwitchOver => self.switch_over(caller, now, out),
             Command::FailOver => self.fail_over(caller, now, out),
+            Command::Override { stale } => self.begin_override(ticket, stale, now, out),
+            Command::Discard => self.discard(out),
             Command::HandOver => self.hand_over(caller, now),
             Command::Start => self.set_started(true, caller, now, out),
             Command::Stop => self.set_started(false, caller, now, out),
@@ -562,6 +574,7 @@ impl Control {
             self.link_lost.map(|lost| lost + timers.heartbeat),
             self.drain_poll(now),
             self.arbiter.witness_lost_at(),
+            self.wanted.map(|wanted| wanted.until),
             watch,
             start_wait,
         ]

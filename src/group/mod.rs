@@ -7,6 +7,7 @@ mod control;
 mod disks;
 mod gate;
 mod liveness;
+mod overriding;
 mod session;
 mod view;
 

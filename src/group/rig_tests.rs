@@ -12,6 +12,9 @@ use crate::block::{Extent, Op, Outcome, Request as BlockRequest, StoreResult};
 use crate::mirror::{Context, DirtyMap, Geometry, LaneId, Limits, Volume, VolumeAction, VolumeId};
 use crate::time::{Now, Time};
 
+/// Started, with every policy on.
+const ALL_ON: Policy =
+    Policy { started: true, auto_failover: true, auto_recover: true, auto_synchronize: true };
 const GROUP: GroupId = GroupId([9; 16]);
 const VOLUME: VolumeId = VolumeId([4; 16]);
 const MS: u64 = 1_000_000;
@@ -135,7 +138,7 @@ impl Rig {
             group: GROUP,
             record,
             life,
-            policy: Policy { started: true, auto_failover: true },
+            policy: ALL_ON,
             timers: Timers::default(),
             boot,
             nonce: nonce(at, boot),
@@ -619,4 +622,5 @@ fn in_sync() -> Rig {
     rig
 }
 
+mod operators;
 mod scenarios;

@@ -41,6 +41,8 @@ pub(super) struct Primary {
     pub missing_since: Option<Time>,
     /// The secondary declined; not before.
     pub not_before: Time,
+    /// Why the last session asked for was declined.
+    pub declined: Option<Decline>,
     /// When the join query was last sent.
     pub queried: Option<Time>,
     /// The secondary is ready for the join in this session.
@@ -258,7 +260,10 @@ impl Control {
             }
             SessionMessage::Decline { session, why } => {
                 if self.primary.id() == Some(session) {
-                    self.log(LogEntry::SessionDeclined { why }, out);
+                    if self.primary.declined != Some(why) {
+                        self.log(LogEntry::SessionDeclined { why }, out);
+                    }
+                    self.primary.declined = Some(why);
                     self.end_session(SessionEnd::PeerRefused, now, members, out);
                     self.primary.not_before = now.grantor + REPEAT;
                 }
@@ -314,6 +319,10 @@ impl Control {
         if self.is_primary() || hello.tenure != self.applied.tenure() {
             self.secondary.hello = None;
             return self.tell(SessionMessage::Decline { session, why: Decline::NotPrimary }, out);
+        }
+        if self.is_diverged() {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::Diverged }, out);
         }
         let mut mine = Vec::new();
         members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));
@@ -380,6 +389,7 @@ impl Control {
             return;
         };
         self.primary.missing_since = None;
+        self.primary.declined = None;
         let cx = Context { now, lane: None };
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {

@@ -51,6 +51,7 @@ impl Control {
             witness: chosen.witness,
             witness_heard: self.arbiter.witness_heard(now),
             link_up: self.link.is_some(),
+            declined: self.primary.declined.filter(|_| primary),
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }
@@ -93,6 +94,8 @@ impl Control {
             GroupState::Removed
         } else if self.arbiter.is_split() {
             GroupState::SplitBrain
+        } else if self.is_diverged() {
+            GroupState::Diverged
         } else if changing {
             GroupState::SwitchingOver
         } else if pending {
@@ -128,6 +131,12 @@ impl Control {
         }
         if self.serving {
             return None;
+        }
+        if self.wanted.is_some() {
+            return Some(Reason::Overriding);
+        }
+        if self.is_diverged() {
+            return Some(Reason::Diverged);
         }
         if self.is_primary() {
             return Some(if self.stalled {

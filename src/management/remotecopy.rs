@@ -29,7 +29,7 @@ pub fn routes() -> Router<Api> {
         .route("/api/v1/remotecopygroups/{name}/volumes", get(volumes).post(admit_by_post))
         .route("/api/v1/remotecopygroups/{name}/volumes/{volume}", get(member).delete(dismiss))
         .route("/api/twinlun/rcopy", get(picture))
-        .route("/api/twinlun/rcopy/{name}", put(policies))
+        .route("/api/twinlun/rcopy/{name}", put(policies).post(own_action))
 }
 
 fn no_group(name: &str) -> ApiError {
@@ -43,7 +43,7 @@ const fn state(view: Option<&PathView>) -> u32 {
         Some(view) => match view.state {
             GroupState::Started | GroupState::SwitchingOver | GroupState::PromotionPending => 3,
             GroupState::Stopped | GroupState::Removed => 5,
-            GroupState::Failsafe | GroupState::SplitBrain => 7,
+            GroupState::Failsafe | GroupState::SplitBrain | GroupState::Diverged => 7,
         },
     }
 }
@@ -64,7 +64,7 @@ const fn state_name(state: GroupState) -> &'static str {
         GroupState::Failsafe => "Failsafe",
         GroupState::SwitchingOver => "Switching",
         GroupState::PromotionPending => "Promoting",
-        GroupState::SplitBrain => "Diverged",
+        GroupState::SplitBrain | GroupState::Diverged => "Diverged",
         GroupState::Removed => "Removed",
     }
 }
@@ -228,7 +228,7 @@ async fn dismiss(
 }
 
 fn bad_action() -> ApiError {
-    ApiError::new(400, 46, "this group takes no such action (1 admit, 2 dismiss, 3 start, 4 stop by PUT; 7 failover, 8 switchover by POST)").about("action")
+    ApiError::new(400, 46, "this group takes no such action (1 admit, 2 dismiss, 3 start, 4 stop by PUT; 6 reverse, 7 failover, 8 switchover, 9 recover, 10 restore, 11 override by POST)").about("action")
 }
 
 /// PUT: 1 admit, 2 dismiss, 3 start, 4 stop; without an action, policies.
@@ -269,6 +269,7 @@ fn apply_policies(policies: &mut crate::store::objects::Policies, given: &Member
     for (name, policy) in [
         ("autoRecover", &mut policies.auto_recover),
         ("overPeriodAlert", &mut policies.over_period_alert),
+        ("autoSynchronize", &mut policies.auto_synchronize),
         ("autoFailover", &mut policies.auto_failover),
         ("pathManagement", &mut policies.path_management),
     ] {
@@ -291,19 +292,57 @@ async fn policies(
     Ok(StatusCode::OK)
 }
 
-/// POST: 7 failover, 8 switchover.
+/// The operator's word that the other array is off, given by `force`.
+fn word(members: &Members) -> Result<(), ApiError> {
+    if flag(members, "force")? == Some(true) {
+        return Ok(());
+    }
+    let desc = "an override is safe only if the other array is off; give your word for that: force = true";
+    Err(ApiError::new(400, 40, desc).about("force"))
+}
+
+/// POST: 6 reverse, 7 failover (with `force` an override of a copy in sync), 8 switchover, 9 recover, 10
+/// restore, 11 override (with `force`).
 async fn disaster(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let members = object(&body)?;
+    let group = find(&api, &api.handle.snapshot(), &name)?;
+    optional_text(&members, "targetName")?;
+    let forced = flag(&members, "force")? == Some(true);
+    match members.get("action").and_then(Json::as_u64) {
+        Some(7) if forced => return overridden(&api, &group, false).await,
+        Some(7) => api.handle.fail_over(&group.name).await?,
+        Some(6 | 8) => api.handle.switch_over(&group.name).await?,
+        Some(9) => api.handle.recover(&group.name).await?,
+        Some(10) => api.handle.restore(&group.name).await?,
+        Some(11) => {
+            word(&members)?;
+            return overridden(&api, &group, true).await;
+        }
+        _ => return Err(bad_action()),
+    }
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn overridden(api: &Api, group: &Group, stale: bool) -> Result<Response, ApiError> {
+    let desc = api.handle.override_group(&group.name, stale).await?;
+    Ok(axum::Json(json!({"desc": desc})).into_response())
+}
+
+/// What WSAPI has no word for: `discard`.
+async fn own_action(
     State(api): State<Api>,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Result<StatusCode, ApiError> {
     let members = object(&body)?;
     let group = find(&api, &api.handle.snapshot(), &name)?;
-    optional_text(&members, "targetName")?;
-    match members.get("action").and_then(Json::as_u64) {
-        Some(7) => api.handle.fail_over(&group.name).await?,
-        Some(8) => api.handle.switch_over(&group.name).await?,
-        _ => return Err(bad_action()),
+    match text(&members, "action")?.as_str() {
+        "discard" => api.handle.discard(&group.name).await?,
+        _ => return Err(ApiError::new(400, 46, "the only action here is discard").about("action")),
     }
     Ok(StatusCode::OK)
 }
@@ -392,6 +431,7 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     "auto_failover": group.policies.auto_failover,
                     "path_management": group.policies.path_management,
                     "auto_recover": group.policies.auto_recover,
+                    "auto_synchronize": group.policies.auto_synchronize,
                 },
             });
             if let (Some(view), Some(members)) = (view, row.as_object_mut()) {
@@ -418,6 +458,8 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ),
                     ("witness".into(), view.witness_heard.into()),
                     ("sessionUp".into(), view.session_up.into()),
+                    ("lineage".into(), view.tenure.lineage.counter.into()),
+                    ("declined".into(), view.declined.map(|why| why.to_string()).into()),
                 ]);
             }
             row

@@ -231,6 +231,8 @@ pub struct Status {
     pub recovering_regions: u64,
     /// Of these, in doubt because a write failed on this copy (rule 17).
     pub failed_regions: u64,
+    /// Regions with the out-of-sync bit set.
+    pub out_of_sync_regions: u64,
     /// Regions with the activity bit set.
     pub active_regions: u64,
     /// Writes in flight that were not sent in the present session.

@@ -425,6 +425,7 @@ impl Volume {
             dirty_regions: self.must_copy.len(),
             recovering_regions: self.recovering.len(),
             failed_regions: self.failed_here.len(),
+            out_of_sync_regions: self.map.out_of_sync().len(),
             active_regions: self.map.activity().len(),
             map_pending: self.map_pending(),
             peer_failed: self.peer_failed,

@@ -48,6 +48,7 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
                 Decline::NotPrimary => 1,
                 Decline::Old => 2,
                 Decline::Members => 3,
+                Decline::Diverged => 4,
             });
         }
         SessionMessage::JoinQuery { session: id, group_state } => {
@@ -122,6 +123,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
                 1 => Decline::NotPrimary,
                 2 => Decline::Old,
                 3 => Decline::Members,
+                4 => Decline::Diverged,
                 _ => return None,
             },
         },
@@ -164,6 +166,12 @@ const REFUSALS: &[(u8, Refused)] = &[
     (10, Refused::Undecided),
     (11, Refused::PromiseRuns),
     (12, Refused::Started),
+    (13, Refused::PeerLinked),
+    (14, Refused::Serves),
+    (15, Refused::MayBeStale),
+    (16, Refused::NotDiverged),
+    (17, Refused::PromiseHolds),
+    (18, Refused::NotReversed),
 ];
 
 /// A refusal without a code of its own is told as `Busy`: try again.

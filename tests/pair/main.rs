@@ -9,5 +9,6 @@ mod hanging_disk;
 mod identity;
 mod idle;
 mod management;
+mod operator;
 mod site;
 mod story;

@@ -84,7 +84,15 @@ impl Array {
             votes: vec![File::default(); plan.groups],
             boot_counter: 0,
             objects: vec![
-                Objects { policy: Policy { started: true, auto_failover: true }, state: 1 };
+                Objects {
+                    policy: Policy {
+                        started: true,
+                        auto_failover: true,
+                        auto_recover: true,
+                        auto_synchronize: true
+                    },
+                    state: 1
+                };
                 plan.groups
             ],
             nonce: BootNonce::default(),

@@ -594,6 +594,17 @@ impl World {
         }
     }
 
+    /// With a stale copy the operator gives up what was acknowledged: hosts' histories are not judged
+    /// from then on.
+    pub fn order_override(&mut self, a: usize, g: usize, stale: bool) {
+        self.lossy |= stale;
+        self.order(a, g, Command::Override { stale });
+    }
+
+    pub fn order_discard(&mut self, a: usize, g: usize) {
+        self.order(a, g, Command::Discard);
+    }
+
     /// SIGTERM: every group is handed over, then the process ends.
     pub fn stop_array(&mut self, a: usize) {
         if !self.arrays[a].alive || self.arrays[a].paused || self.arrays[a].stopping {

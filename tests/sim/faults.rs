@@ -69,6 +69,21 @@ pub enum Step {
     Failover {
         group: usize,
     },
+    /// The operator's word that the other array is off, true or not.
+    Override {
+        group: usize,
+        array: usize,
+        stale: bool,
+    },
+    /// By now this array must keep what it wrote alone before an override.
+    MustBeDiverged {
+        group: usize,
+        array: usize,
+    },
+    Discard {
+        group: usize,
+        array: usize,
+    },
     DiskHang {
         array: usize,
         span: u64,
@@ -323,6 +338,9 @@ impl World {
             Step::StopGroup { group } => self.order_stop(group),
             Step::StartGroup { group } => self.order_start(group),
             Step::Failover { group } => self.order_failover(group),
+            Step::Override { group, array, stale } => self.order_override(array, group, stale),
+            Step::Discard { group, array } => self.order_discard(array, group),
+            Step::MustBeDiverged { group, array } => self.must_be_diverged(array, group),
             Step::DiskHang { array, span } => self.arrays[array].hang_until = self.now + span,
             Step::MetadataHang { array, span } => self.arrays[array].metadata_hang_until = self.now + span,
             Step::MustServe { group } => self.must_serve(group),

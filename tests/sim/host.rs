@@ -453,7 +453,9 @@ impl World {
                 return;
             }
         }
-        if let Err(Anomaly(text)) = verdict {
+        if let Err(Anomaly(text)) = verdict
+            && !self.lossy
+        {
             self.violate(format!(
                 "volume {volume} {:?}: {text} (host {h}, tag {tag}, array {})",
                 request.extent, attempt.side

@@ -2,7 +2,7 @@
 //! hosts must finish, and the copies must be equal.
 
 use twinlun::arbitration::{Config, InSync, Quorum, Side};
-use twinlun::group::{Command, Refused};
+use twinlun::group::{Command, GroupState, Refused};
 
 use crate::faults::Away;
 use crate::host::{Host, MS};
@@ -120,6 +120,14 @@ impl World {
         if self.watch.newest[g].is_none_or(|newest| newest.primary as usize != a) {
             let why = self.why_not();
             self.violate(format!("array {a} is not the primary of group {g} although it must be: {why}"));
+        }
+    }
+
+    pub fn must_be_diverged(&mut self, a: usize, g: usize) {
+        let view = self.arrays[a].groups.get(g).and_then(|group| group.control.view());
+        if view.is_none_or(|view| view.state != GroupState::Diverged) {
+            let why = self.why_not();
+            self.violate(format!("array {a} does not keep what it wrote alone in group {g}: {why}"));
         }
     }
 

@@ -3,8 +3,9 @@
 
 use crate::disk::Failure;
 use crate::faults::Step::{
-    self, Crash, Cut, DiskFails, DiskHang, Mend, MetadataHang, MustLead, MustProgress, MustServe, Resume,
-    StallControl, Start, Stop, Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    self, Crash, Cut, Discard, DiskFails, DiskHang, Mend, MetadataHang, MustBeDiverged, MustLead,
+    MustProgress, MustServe, Override, Resume, StallControl, Start, Stop, Switchover, WitnessCrash,
+    WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, FIRST_HOST, WITNESS};
@@ -156,6 +157,62 @@ pub const PRE_ELECTED: Script = Script {
         (15_000, Crash { array: B, power: true }),
         (18_000, WitnessReplace),
         (30_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
+/// F35: the witness is dead, then A dies; the operator puts B in office.
+pub const FORCED: Script = Script {
+    name: "forced",
+    plan: calm,
+    steps: &[
+        (5000, WitnessCrash),
+        (6000, Crash { array: A, power: true }),
+        (8000, Override { group: 0, array: B, stale: false }),
+        (20_500, MustServe { group: 0 }),
+        (20_500, MustLead { group: 0, array: B }),
+        (21_000, WitnessStart),
+        (23_000, Start { array: A }),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
+/// T15: the operator is wrong: A lives, and serves by the witness's leases.
+pub const WRONG_WORD: Script = Script {
+    name: "wrong-word",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (8000, Override { group: 0, array: B, stale: true }),
+        (45_000, mend(A, B)),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
+/// F13, T12: A writes alone and dies, the operator takes B's old data into office, A comes back; it is
+/// brought in line only when the operator has said so.
+pub const TWO_HISTORIES: Script = Script {
+    name: "two-histories",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (10_000, Crash { array: A, power: true }),
+        (11_000, Override { group: 0, array: B, stale: true }),
+        (18_000, MustLead { group: 0, array: B }),
+        (18_000, MustServe { group: 0 }),
+        (19_000, mend(A, B)),
+        (19_000, mend(B, A)),
+        (20_000, Start { array: A }),
+        (24_000, MustBeDiverged { group: 0, array: A }),
+        (25_000, Crash { array: A, power: true }),
+        (25_500, Start { array: A }),
+        (29_000, MustBeDiverged { group: 0, array: A }),
+        (30_000, Discard { group: 0, array: A }),
     ],
     jitter: 300,
     storm: false,
@@ -376,6 +433,9 @@ pub const TWICE_REPLACED: Script = Script {
 };
 
 pub const ALL: &[&Script] = &[
+    &FORCED,
+    &WRONG_WORD,
+    &TWO_HISTORIES,
     &LOST_ACCEPT,
     &ONE_VIEW,
     &PRE_ELECTED,

@@ -192,6 +192,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// One register for each volume and block of interest.
     pub registers: Vec<Vec<Register>>,
+    /// Acknowledged writes were given up by an operator.
+    pub lossy: bool,
     pub watch: Watch,
     pub steps: Vec<crate::faults::Step>,
     pub phase: Phase,
@@ -257,6 +259,7 @@ impl World {
             witness,
             hosts,
             registers: vec![vec![Register::new(); blocks]; volumes],
+            lossy: false,
             watch: Watch::new(&plan, blocks),
             steps: Vec::new(),
             phase: Phase::Storm,

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
-use crate::group::{Command, Event, Life, Policy, Role};
+use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
 use crate::mirror::VolumeId;
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
@@ -37,6 +37,7 @@ impl Handle {
                 auto_failover: true,
                 path_management: true,
                 auto_recover: true,
+                auto_synchronize: true,
                 over_period_alert: false,
             },
             started: false,
@@ -238,6 +239,75 @@ impl Handle {
     /// See [`Refused`].
     pub async fn fail_over(&self, group: &str) -> Result<(), CommandError> {
         self.command(self.group_id(group)?, Command::FailOver).await
+    }
+
+    /// `setrcopygroup override`, or `failover -f` without `stale`: the operator's word that the other
+    /// array is off is given. What it means for the data, in words.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn override_group(&self, group: &str, stale: bool) -> Result<&'static str, CommandError> {
+        let id = self.group_id(group)?;
+        let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
+        self.command(id, Command::Override { stale }).await?;
+        let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
+        Ok(match (in_sync, witnessed) {
+            (true, true) => {
+                "nothing is lost: this copy was in sync, and the witness knows of no later change; the other \
+                 array is told by either of them when it returns"
+            }
+            (true, false) => {
+                "nothing is lost unless the other array went on alone by the witness, which was not reached: \
+                 keep that array off until it is linked with this one"
+            }
+            (false, true) => {
+                "this array serves its own, older data; what the other one wrote alone is kept there until \
+                 it is discarded (setrcopygroup discard)"
+            }
+            (false, false) => {
+                "this array serves its own, older data; what the other one wrote alone is kept there until \
+                 it is discarded (setrcopygroup discard); no witness was reached: keep that array off until \
+                 it is linked with this one"
+            }
+        })
+    }
+
+    /// `setrcopygroup discard`: what this array wrote alone before an override is given up.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn discard(&self, group: &str) -> Result<(), CommandError> {
+        self.command(self.group_id(group)?, Command::Discard).await
+    }
+
+    fn reversed_primary(&self, group: &str) -> Result<PathView, CommandError> {
+        let view = self.view(self.group_id(group)?).ok_or(Refused::NotPrimary)?;
+        if view.role != Role::Primary {
+            return Err(Refused::NotPrimary.into());
+        }
+        if !view.reversed {
+            return Err(Refused::NotReversed.into());
+        }
+        Ok(view)
+    }
+
+    /// `setrcopygroup recover`, on the array that took over (`Primary-Rev`): the former primary is
+    /// mirrored to.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn recover(&self, group: &str) -> Result<(), CommandError> {
+        self.reversed_primary(group)?;
+        self.set_started(group, true).await
+    }
+
+    /// `setrcopygroup restore`, on the array that took over, in sync again: natural roles.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn restore(&self, group: &str) -> Result<(), CommandError> {
+        self.reversed_primary(group)?;
+        self.switch_over(group).await
     }
 
     /// `removercopygroup`: a stopped group, on both arrays.

@@ -444,7 +444,7 @@ fn stop_start_and_failover_of_a_stopped_group() {
     rig.run(200);
     assert_eq!(rig.outcomes.pop(), Some((2, Ok(()))));
     assert_eq!(rig.chosen(0).in_sync, InSync::Primary);
-    rig.event(1, Event::Policy(Policy { started: false, auto_failover: true }));
+    rig.event(1, Event::Policy(Policy { started: false, ..ALL_ON }));
     rig.write(0, 5);
     rig.run(20_000);
     assert_eq!(rig.chosen(0).in_sync, InSync::Primary);
@@ -454,7 +454,7 @@ fn stop_start_and_failover_of_a_stopped_group() {
     assert_eq!(rig.outcomes.pop(), Some((3, Ok(()))), "\n{}", rig.tail());
     rig.run(20_000);
     assert_eq!(rig.chosen(1).in_sync, InSync::Primary, "stays stopped");
-    rig.event(0, Event::Policy(Policy { started: true, auto_failover: true }));
+    rig.event(0, Event::Policy(ALL_ON));
     rig.command(0, 4, Command::Start);
     rig.run(3000);
     assert_eq!(rig.outcomes.pop(), Some((4, Ok(()))));
@@ -465,7 +465,7 @@ fn stop_start_and_failover_of_a_stopped_group() {
 fn without_automatic_failover_the_operator_promotes() {
     let mut rig = in_sync();
     for at in 0..2 {
-        rig.event(at, Event::Policy(Policy { started: true, auto_failover: false }));
+        rig.event(at, Event::Policy(Policy { auto_failover: false, ..ALL_ON }));
     }
     rig.kill(0);
     rig.run(20_000);
@@ -480,7 +480,7 @@ fn without_automatic_failover_the_operator_promotes() {
 fn a_failover_without_majority_is_given_up_and_says_so() {
     let mut rig = in_sync();
     for at in 0..2 {
-        rig.event(at, Event::Policy(Policy { started: true, auto_failover: false }));
+        rig.event(at, Event::Policy(Policy { auto_failover: false, ..ALL_ON }));
     }
     rig.kill_witness();
     rig.kill(0);

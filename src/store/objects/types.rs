@@ -100,8 +100,17 @@ pub struct Policies {
     /// The secondary may be promoted without an operator (ATF).
     pub auto_failover: bool,
     pub path_management: bool,
+    /// The group is mirrored again by itself after a loss of the mirror.
     pub auto_recover: bool,
+    /// The same after a failover.
+    #[serde(default = "on")]
+    pub auto_synchronize: bool,
     pub over_period_alert: bool,
+}
+
+/// What a group has that was made before the policy was known.
+const fn on() -> bool {
+    true
 }
 
 #[derive(Serialize, Deserialize)]
