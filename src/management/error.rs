@@ -119,8 +119,9 @@ impl From<CommandError> for ApiError {
             CommandError::Group(_)
             | CommandError::InSync(_)
             | CommandError::NotPrimary(_)
-            | CommandError::Unlinked(_)
             | CommandError::PeerUnreachable
+            | CommandError::PrimaryUnreachable(_)
+            | CommandError::StaleGroupState(_)
             | CommandError::WitnessUnreachable => Self::new(403, 13, desc),
             CommandError::ShuttingDown => Self::new(503, 1, desc),
             CommandError::Store(_) | CommandError::Open(_) => Self::new(500, 1, desc),

@@ -201,3 +201,38 @@ fn every_verb_does_its_part_with_tables_and_json() {
     done(&["removevv", "v0"]);
     assert_eq!(shows(&a, &["showvv"], &["total"])["total"], 0);
 }
+
+/// What a secondary changed by itself the primary would undo, or the two would differ for good.
+#[test]
+fn a_secondary_that_does_not_reach_its_primary_changes_nothing_that_is_shared() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    // Linked: the primary takes the change first, whichever array is asked.
+    a.cli(&["createhost", "h2", "iqn.2026-11.test:second"]);
+    b.cli(&["createhost", "h2", "iqn.2026-11.test:second"]);
+    a.cli(&["setrcopygroup", "pol", "no_auto_recover", "g"]);
+    a.cli(&["setrcopygroup", "pol", "auto_recover", "g"]);
+    b.cli(&["createvlun", "v0", "9", "h2"]);
+    for array in [&a, &b] {
+        assert_eq!(array.get("/api/v1/vluns/v0,9,h2")["lun"], 9, "{}", array.place.name);
+    }
+    // Without the witness B has no majority, and stays secondary.
+    drop(pair.witness);
+    drop(a.daemon);
+    let group = b.group()["name"].as_str().unwrap().to_owned();
+    let shared: [&[&str]; 3] = [
+        &["removevlun", "v0", "9", "h2"],
+        &["createvlun", "v0", "10", "h3"],
+        &["setrcopygroup", "pol", "no_auto_recover", &group],
+    ];
+    b.cli(&["createhost", "h3", "iqn.2026-11.test:third"]);
+    for command in shared {
+        let said = b.cli_refused(command);
+        assert!(said.contains("does not reach the primary"), "{command:?}: {said}");
+    }
+    b.cli_refused(&["removevv", "v0"]);
+    assert_eq!(b.get("/api/v1/vluns")["total"], 2, "nothing was changed");
+    // What is B's own stays its own.
+    b.cli(&["createvv", "own", "8M"]);
+    b.cli(&["createvlun", "own", "11", "h3"]);
+}

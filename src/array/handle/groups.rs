@@ -204,11 +204,20 @@ impl Handle {
     /// Changes the policies of a group, on both arrays.
     ///
     /// # Errors
-    /// No such group.
+    /// No such group; a primary that is not reached.
     pub async fn set_policies(&self, group: &str, policies: Policies) -> Result<(), CommandError> {
-        let name = group.to_owned();
-        let group =
-            self.update(move |objects| objects.set_group(&name, |g| g.policies = policies).cloned()).await?;
+        let snapshot = self.snapshot();
+        let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
+        if !self.is_primary(&entry) {
+            let (group, started) = (entry.uuid, entry.started);
+            self.tell_primary(&entry, PeerRequest::SetPolicies { group, started, policies }).await?;
+        }
+        let name = entry.name;
+        // Policies are no part of the group state: its number stays alike on both arrays.
+        let set = move |objects: &mut Objects| {
+            objects.set_group_by_peer(&name, |group| group.policies = policies).cloned()
+        };
+        let group = self.update(set).await?;
         let changed = group.clone();
         self.control(move |controller| controller.policy_changed(&changed)).await?;
         self.share_policies(&group).await
@@ -357,6 +366,10 @@ impl Handle {
         let sequence = state.sequence;
         let id = GroupId(group.into_bytes());
         self.control(move |controller| controller.event(id, Event::GroupState { sequence })).await?;
+        if !self.snapshot().group(group).is_some_and(|group| self.is_primary(group)) {
+            // The primary has it already, or gave it.
+            return Ok(());
+        }
         match self.ask_peer(PeerRequest::GroupState(state)).await {
             // It is told when it joins.
             Err(CommandError::PeerUnreachable) => Ok(()),

@@ -2,8 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::group::Role;
-use crate::store::objects::{Group, Host, Kind, ObjectError, Vlun};
+use crate::store::objects::{Host, Kind, ObjectError, Vlun};
 
 use super::{CommandError, Handle, now_seconds};
 
@@ -34,17 +33,10 @@ impl Handle {
     /// Replaces the initiators of a host; groups whose volumes it sees tell the other array.
     ///
     /// # Errors
-    /// An initiator that belongs to another host.
+    /// An initiator that belongs to another host; a primary that is not reached.
     pub async fn set_host(&self, name: &str, iqns: Vec<String>, persona: u8) -> Result<(), CommandError> {
         let owned = name.to_owned();
-        let host = self.update(move |objects| objects.set_host(&owned, iqns, persona).cloned()).await?;
-        let snapshot = self.snapshot();
-        for vlun in snapshot.vluns_of_host(host.uuid) {
-            if let Some(group) = snapshot.group_of_volume(vlun.volume) {
-                self.share_group_state(group.uuid).await?;
-            }
-        }
-        Ok(())
+        self.update_shared(move |objects| objects.set_host(&owned, iqns.clone(), persona).map(drop)).await
     }
 
     /// `removehost`.
@@ -60,70 +52,41 @@ impl Handle {
     /// done. For a mirrored volume both arrays export it before this returns, if they are linked.
     ///
     /// # Errors
-    /// No such volume or host, a LUN that is taken.
+    /// No such volume or host, a LUN that is taken; a primary that is not reached.
     pub async fn create_vlun(
         &self,
         volume: &str,
         host: &str,
         lun: Option<u16>,
     ) -> Result<Vlun, CommandError> {
-        self.may_change_exports_of(volume)?;
         let (volume, host) = (volume.to_owned(), host.to_owned());
-        let vlun = self
-            .update(move |objects| {
-                if let (Some(v), Some(h)) = (objects.volume_named(&volume), objects.host_named(&host))
-                    && let Some(known) = objects.vluns_of_host(h.uuid).find(|known| known.volume == v.uuid)
-                    && lun.is_none_or(|lun| lun == known.lun)
-                {
-                    return Ok(known.clone());
-                }
-                objects.add_vlun(&volume, &host, lun)
-            })
-            .await?;
-        self.share_exports_of(vlun.volume).await?;
-        Ok(vlun)
+        self.update_shared(move |objects| {
+            if let (Some(v), Some(h)) = (objects.volume_named(&volume), objects.host_named(&host))
+                && let Some(known) = objects.vluns_of_host(h.uuid).find(|known| known.volume == v.uuid)
+                && lun.is_none_or(|lun| lun == known.lun)
+            {
+                return Ok(known.clone());
+            }
+            objects.add_vlun(&volume, &host, lun)
+        })
+        .await
     }
 
     /// `removevlun`.
     ///
     /// # Errors
-    /// No such export.
+    /// No such export; a primary that is not reached.
     pub async fn remove_vlun(&self, volume: &str, host: &str, lun: u16) -> Result<(), CommandError> {
-        self.may_change_exports_of(volume)?;
         let (volume, host) = (volume.to_owned(), host.to_owned());
-        let removed = self
-            .update(move |objects| {
-                let known = objects.volume_named(&volume).zip(objects.host_named(&host));
-                let known =
-                    known.and_then(|(v, h)| objects.vluns_of_host(h.uuid).find(|l| l.volume == v.uuid));
-                if known.is_some_and(|known| known.lun != lun) {
-                    let name = format!("of volume {volume} to host {host} with LUN {lun}");
-                    return Err(ObjectError::Missing { kind: Kind::Vlun, name });
-                }
-                objects.remove_vlun(&volume, &host)
-            })
-            .await?;
-        self.share_exports_of(removed.volume).await
-    }
-
-    /// Exports of a mirrored volume are one on both arrays: a secondary that cannot tell the primary leaves
-    /// them alone.
-    fn may_change_exports_of(&self, volume: &str) -> Result<(), CommandError> {
-        let snapshot = self.snapshot();
-        let group = snapshot.volume_named(volume).and_then(|volume| snapshot.group_of_volume(volume.uuid));
-        let cut_off = |group: &&Group| {
-            self.view(group.group_id()).is_some_and(|view| view.role == Role::Secondary && !view.link_up)
-        };
-        match group.filter(cut_off) {
-            Some(group) => Err(CommandError::Unlinked(group.name.clone())),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) async fn share_exports_of(&self, volume: Uuid) -> Result<(), CommandError> {
-        match self.snapshot().group_of_volume(volume) {
-            Some(group) => self.share_group_state(group.uuid).await,
-            None => Ok(()),
-        }
+        self.update_shared(move |objects| {
+            let known = objects.volume_named(&volume).zip(objects.host_named(&host));
+            let known = known.and_then(|(v, h)| objects.vluns_of_host(h.uuid).find(|l| l.volume == v.uuid));
+            if known.is_some_and(|known| known.lun != lun) {
+                let name = format!("of volume {volume} to host {host} with LUN {lun}");
+                return Err(ObjectError::Missing { kind: Kind::Vlun, name });
+            }
+            objects.remove_vlun(&volume, &host).map(drop)
+        })
+        .await
     }
 }

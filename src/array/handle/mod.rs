@@ -13,11 +13,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::arbitration::{GroupId, Incarnation, Side};
-use crate::group::{PathView, Refused};
+use crate::group::{PathView, Refused, Role};
 use crate::mirror::LaneId;
 use crate::portal::Sessions;
 use crate::store::data_dir::DataDir;
-use crate::store::objects::{Kind, ObjectError, ObjectStore, Objects, StoreError};
+use crate::store::objects::{Group, Kind, ObjectError, ObjectStore, Objects, StoreError};
 
 use super::control::{Controller, Input, PEER_REQUEST};
 use super::events::EventLog;
@@ -54,10 +54,12 @@ pub enum CommandError {
     #[error("this array is not the primary of group {0}; give the command there")]
     NotPrimary(String),
     #[error(
-        "group {0} is mirrored, this array is its secondary, and the other one is not reached: change exports on the \
-         primary, or mend the link first (showrcopy)"
+        "this array is the secondary of group {0} and does not reach the primary, whose word counts; \
+         repair the replication links (showrcopy), or give the command on the primary"
     )]
-    Unlinked(String),
+    PrimaryUnreachable(String),
+    #[error("the two arrays hold different states of group {0}; try again when it is in sync (showrcopy)")]
+    StaleGroupState(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
     #[error("the array is shutting down")]
@@ -151,6 +153,46 @@ impl Handle {
             Ok(value)
         });
         changed.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+
+    /// Changes hosts and exports. Where they belong to a group whose secondary this array is, the
+    /// primary takes the change first: it gives its own state to this array at the next join, and
+    /// what it had not heard of would be undone then.
+    ///
+    /// # Errors
+    /// `change`'s own; a primary that is not reached or refuses. Nothing is changed.
+    async fn update_shared<T: Send + 'static>(
+        &self,
+        change: impl Fn(&mut Objects) -> Result<T, ObjectError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let before = self.snapshot();
+        let mut after = before.as_ref().clone();
+        change(&mut after)?;
+        let touched: Vec<_> = after
+            .groups()
+            .filter(|group| before.group(group.uuid).is_some_and(|old| old.sequence != group.sequence))
+            .cloned()
+            .collect();
+        for group in touched.iter().filter(|group| !self.is_primary(group)) {
+            self.tell_primary(group, PeerRequest::GroupState(after.group_state(group.uuid)?)).await?;
+        }
+        let value = self.update(change).await?;
+        for group in touched {
+            self.share_group_state(group.uuid).await?;
+        }
+        Ok(value)
+    }
+
+    fn is_primary(&self, group: &Group) -> bool {
+        self.view(group.group_id()).is_some_and(|view| view.role == Role::Primary)
+    }
+
+    /// Asks the primary of a group whose secondary this array is.
+    async fn tell_primary(&self, group: &Group, request: PeerRequest) -> Result<(), CommandError> {
+        match self.ask_peer(request).await {
+            Err(CommandError::PeerUnreachable) => Err(CommandError::PrimaryUnreachable(group.name.clone())),
+            other => other,
+        }
     }
 
     async fn blocking<T: Send + 'static>(

@@ -63,7 +63,11 @@ impl Handle {
             }
             PeerRequest::GroupState(state) => {
                 let (group, sequence) = (GroupId(state.group.into_bytes()), state.sequence);
-                self.update(move |objects| objects.adopt_group_state(&state)).await?;
+                let known = named(state.group)?;
+                let changed = self.update(move |objects| objects.adopt_group_state(&state)).await?;
+                if !changed && self.is_primary(&known) {
+                    return Err(CommandError::StaleGroupState(known.name));
+                }
                 self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
             }
             PeerRequest::SetPolicies { group, started, policies } => {
