@@ -3,5 +3,6 @@
 pub mod channel;
 pub mod dial;
 pub mod lane;
+pub mod lives;
 pub mod said;
 pub mod watch;

@@ -7,15 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
 use super::records::{Key, RecordError, RecordTable};
 use crate::format::Format;
-use crate::group::BootNonce;
 use crate::sys::engine::Engine;
-use crate::wire::Hello;
 
 const FORMAT: Format = Format { magic: *b"TWLNLIF\0", version: 1, readable_from: 1 };
 
@@ -31,11 +28,24 @@ pub enum LifeError {
     Record { name: String, source: RecordError },
 }
 
+/// What an array says of its present life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// UUID of its `data_dir`.
+    pub data_dir: Key,
+    /// Which start of it this is.
+    pub number: u64,
+    /// Random at each start.
+    pub nonce: [u8; 16],
+    /// The array's name, for operators.
+    pub name: String,
+}
+
 /// The table, and its copy in memory.
 #[derive(Debug)]
 pub struct Lives {
     table: RecordTable,
-    known: BTreeMap<Key, (u64, BootNonce)>,
+    known: BTreeMap<Key, (u64, [u8; 16])>,
 }
 
 impl Lives {
@@ -47,7 +57,7 @@ impl Lives {
         let (table, records) = RecordTable::open(&data_dir.join("lives"), FORMAT, engine)?;
         let known = records.into_iter().filter_map(|(identity, body)| {
             let (life, rest) = body.split_first_chunk::<8>()?;
-            Some((identity, (u64::from_le_bytes(*life), BootNonce(*rest.first_chunk::<16>()?))))
+            Some((identity, (u64::from_le_bytes(*life), *rest.first_chunk::<16>()?)))
         });
         Ok(Self { known: known.collect(), table })
     }
@@ -57,50 +67,27 @@ impl Lives {
     ///
     /// # Errors
     /// [`LifeError::Restored`]; a disk that does not take the note.
-    pub fn admit(&mut self, hello: &Hello) -> Result<(), LifeError> {
-        let restored = |known| LifeError::Restored { name: hello.name.clone(), found: hello.life, known };
-        match self.known.get(&hello.identity) {
-            Some(&(life, nonce)) if life == hello.life && nonce == hello.nonce => return Ok(()),
-            Some(&(life, _)) if life >= hello.life => return Err(restored(life)),
+    pub fn admit(&mut self, start: &Start) -> Result<(), LifeError> {
+        let restored = |known| LifeError::Restored { name: start.name.clone(), found: start.number, known };
+        match self.known.get(&start.data_dir) {
+            Some(&(life, nonce)) if life == start.number && nonce == start.nonce => return Ok(()),
+            Some(&(life, _)) if life >= start.number => return Err(restored(life)),
             _ => {}
         }
-        let body = [&hello.life.to_le_bytes()[..], &hello.nonce.0].concat();
-        let failed = |source| LifeError::Record { name: hello.name.clone(), source };
-        self.table.write([(hello.identity, &body[..])]).map_err(failed)?;
-        self.known.insert(hello.identity, (hello.life, hello.nonce));
+        let body = [&start.number.to_le_bytes()[..], &start.nonce].concat();
+        let failed = |source| LifeError::Record { name: start.name.clone(), source };
+        self.table.write([(start.data_dir, &body[..])]).map_err(failed)?;
+        self.known.insert(start.data_dir, (start.number, start.nonce));
         Ok(())
-    }
-}
-
-/// [`Lives::admit`] from a task that must not block.
-///
-/// # Errors
-/// Why the caller is refused, in words.
-pub async fn admit(lives: &Arc<Mutex<Lives>>, hello: &Hello) -> Result<(), String> {
-    let (lives, hello) = (Arc::clone(lives), hello.clone());
-    let noted = move || lives.lock().unwrap_or_else(PoisonError::into_inner).admit(&hello);
-    match tokio::task::spawn_blocking(noted).await {
-        Ok(admitted) => admitted.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitration::Side;
-    use crate::wire::Role;
 
-    fn hello(life: u64, nonce: u8) -> Hello {
-        Hello {
-            role: Role::Array(Side::A),
-            identity: [1; 16],
-            nonce: BootNonce([nonce; 16]),
-            life,
-            name: "array-a".into(),
-            system: 7,
-            lanes: 2,
-        }
+    fn start(number: u64, nonce: u8) -> Start {
+        Start { data_dir: [1; 16], number, nonce: [nonce; 16], name: "array-a".into() }
     }
 
     #[test]
@@ -109,16 +96,16 @@ mod tests {
         let open = || Lives::open(dir.path(), Engine::Plain).unwrap();
         let mut lives = open();
         for (life, nonce) in [(3, 1), (3, 1), (5, 2), (5, 2)] {
-            lives.admit(&hello(life, nonce)).unwrap();
+            lives.admit(&start(life, nonce)).unwrap();
         }
         drop(lives);
         let mut lives = open();
         for (life, nonce) in [(4, 1), (5, 3), (3, 1)] {
-            let error = lives.admit(&hello(life, nonce)).unwrap_err();
+            let error = lives.admit(&start(life, nonce)).unwrap_err();
             assert!(matches!(error, LifeError::Restored { known: 5, .. }), "{error}");
         }
-        lives.admit(&hello(5, 2)).unwrap();
-        lives.admit(&Hello { identity: [2; 16], ..hello(1, 9) }).unwrap();
-        lives.admit(&hello(6, 3)).unwrap();
+        lives.admit(&start(5, 2)).unwrap();
+        lives.admit(&Start { data_dir: [2; 16], ..start(1, 9) }).unwrap();
+        lives.admit(&start(6, 3)).unwrap();
     }
 }

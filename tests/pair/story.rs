@@ -117,7 +117,7 @@ fn a_secondary_that_is_cut_off_leaves_the_exports_alone() {
         said.contains("does not reach the primary").then_some(())
     };
     until("the loss of the link is noticed", LIMIT, refused);
-    let said = b.cli_refused(&["createvlun", "v0", "3", "h"]);
+    let said = b.cli_refused(&["removevlun", "v0", "1", "h"]);
     assert!(said.contains("group g") && said.contains("does not reach the primary"), "{said}");
     assert!(b.cli(&["showvlun"]).contains("other"));
 }
