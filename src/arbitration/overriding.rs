@@ -112,7 +112,7 @@ impl Arbiter {
     /// When the override is to be looked at (grantor clock); past ones mean nothing.
     pub(super) fn override_timeouts(&self) -> [Time; 2] {
         let lonely = |running: Overriding| running.lonely_since + self.timers.promise_of(LEASE_MAX);
-        let withdrawal = self.votes_for_override().then_some(self.withdraw_at).unwrap_or(Time::ZERO);
+        let withdrawal = if self.votes_for_override() { self.withdraw_at } else { Time::ZERO };
         [
             self.overriding.map_or(withdrawal, |running| running.next),
             self.overriding.map_or(Time::ZERO, lonely),
