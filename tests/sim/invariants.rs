@@ -115,14 +115,15 @@ impl World {
         self.say(|| format!("CHOSEN group {group} at {}: {}", name(voter), brief(config)));
         let previous = self.watch.chain.get(&key(config.epoch.0.wrapping_sub(1))).copied();
         self.watch.chain.insert(key(config.epoch.0), *config);
-        if let Some(previous) = previous {
-            if previous.primary != config.primary && !previous.holds(config.primary) {
-                self.violate(format!(
-                    "rule 4: {} follows {}: the new primary was not in sync",
-                    brief(config),
-                    brief(&previous)
-                ));
-            }
+        if let Some(previous) = previous
+            && previous.primary != config.primary
+            && !previous.holds(config.primary)
+        {
+            self.violate(format!(
+                "rule 4: {} follows {}: the new primary was not in sync",
+                brief(config),
+                brief(&previous)
+            ));
         }
         if config.in_sync == InSync::Primary || previous.is_some_and(|p| p.primary != config.primary) {
             self.watch.joined[group] = None;
