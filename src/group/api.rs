@@ -272,6 +272,11 @@ pub enum Refused {
     Started,
     #[error("the other array is linked; an override is for one that is off (use failover, or switchover)")]
     PeerLinked,
+    #[error(
+        "the primary may go on alone (agreed beforehand, or a pair without a witness), so nobody can tell \
+         whether it does; if it is off, give your word for that: failover -f"
+    )]
+    PrimaryAlone,
     #[error("the group has its natural roles; there is nothing to recover or restore")]
     NotReversed,
     #[error("this array serves; there is nothing to override")]

@@ -1,6 +1,6 @@
 //! Changes of what the group is: drop, join, switch over, hand over, and the operator's commands.
 
-use crate::arbitration::{Ballot, Config, InSync, Timers};
+use crate::arbitration::{Ballot, Config, InSync, Quorum, Timers};
 use crate::mirror::Context;
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
@@ -402,6 +402,9 @@ impl Control {
         }
         if !self.is_both() {
             return Err(Refused::Stale);
+        }
+        if self.applied.quorum == Quorum::PrimaryAlone {
+            return Err(Refused::PrimaryAlone);
         }
         let Caller::Here { ticket } = caller else { return Err(Refused::NotPrimary) };
         if self.changes.failover_ticket.is_some() {

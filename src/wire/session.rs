@@ -172,6 +172,7 @@ const REFUSALS: &[(u8, Refused)] = &[
     (16, Refused::NotDiverged),
     (17, Refused::PromiseHolds),
     (18, Refused::NotReversed),
+    (19, Refused::PrimaryAlone),
 ];
 
 /// A refusal without a code of its own is told as `Busy`: try again.

@@ -36,6 +36,11 @@ impl World {
             Phase::Healed => {
                 for group in 0..self.plan.groups {
                     self.order_start(group);
+                    if self.lossy {
+                        for array in 0..2 {
+                            self.order_discard(array, group);
+                        }
+                    }
                 }
                 if self.in_sync_again() {
                     self.healed_at = self.now;

@@ -179,6 +179,43 @@ pub const FORCED: Script = Script {
     storm: false,
 };
 
+/// F36: pre-elected, A dies; the operator puts B in office through the witness, which is back. Then
+/// whatever comes.
+pub const FORCED_LATER: Script = Script {
+    name: "forced-later",
+    plan: soon_lost,
+    steps: &[
+        (5000, WitnessCrash),
+        (10_000, Crash { array: A, power: true }),
+        (10_500, WitnessStart),
+        (12_000, Override { group: 0, array: B, stale: false }),
+        (27_000, MustLead { group: 0, array: B }),
+        (27_000, MustServe { group: 0 }),
+        (28_000, Start { array: A }),
+    ],
+    jitter: 300,
+    storm: true,
+};
+
+/// As `two-histories`, in the world that the seed drew, and then whatever comes.
+pub const TWO_HISTORIES_STORM: Script = Script {
+    name: "two-histories-storm",
+    plan: |plan| plan.only_witness = false,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (10_000, Crash { array: A, power: true }),
+        (11_000, Override { group: 0, array: B, stale: true }),
+        (30_000, mend(A, B)),
+        (30_000, mend(B, A)),
+        (31_000, Start { array: A }),
+        (36_000, Discard { group: 0, array: A }),
+        (37_000, Discard { group: 0, array: B }),
+    ],
+    jitter: 300,
+    storm: true,
+};
+
 /// T15: the operator is wrong: A lives, and serves by the witness's leases.
 pub const WRONG_WORD: Script = Script {
     name: "wrong-word",
@@ -434,6 +471,8 @@ pub const TWICE_REPLACED: Script = Script {
 
 pub const ALL: &[&Script] = &[
     &FORCED,
+    &FORCED_LATER,
+    &TWO_HISTORIES_STORM,
     &WRONG_WORD,
     &TWO_HISTORIES,
     &LOST_ACCEPT,

@@ -260,7 +260,12 @@ impl Handle {
         let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
         self.command(id, Command::Override { stale }).await?;
         let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
+        // Only `failover -f` asks the witness whether this copy was dropped.
         Ok(match (in_sync, witnessed) {
+            (true, true) if stale => {
+                "nothing is lost unless the other array went on alone; what it wrote alone is kept there until \
+                 it is discarded (setrcopygroup discard)"
+            }
             (true, true) => {
                 "nothing is lost: this copy was in sync, and the witness knows of no later change; the other \
                  array is told by either of them when it returns"

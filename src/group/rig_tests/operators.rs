@@ -36,6 +36,8 @@ fn f36_a_pre_elected_primary_dies_and_the_operator_says_so() {
     rig.run(20_000);
     assert!(!rig.serves(1), "\n{}", rig.tail());
     assert_eq!(rig.view(1).reason, Some(Reason::PrimaryAlone));
+    rig.command(1, 9, Command::FailOver);
+    assert_eq!(rig.outcomes.pop(), Some((9, Err(Refused::PrimaryAlone))));
     rig.command(1, 1, Command::Override { stale: false });
     rig.until_serves(1, 20_000);
     rig.run(100);
