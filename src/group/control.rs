@@ -305,9 +305,10 @@ impl Control {
         let changed = self.seen_nonce.is_some_and(|seen| seen != nonce);
         if changed && !mutation::on(Mutation::R16BootNonceIgnored) {
             self.log(LogEntry::PeerRestarted, out);
-            // By what is chosen, on this array's disk already or not.
+            // By what is chosen, on this array's disk already or not; a join that is voted for may be.
             let chosen = self.arbiter.chosen();
-            self.peer_restarted = chosen.primary == self.me && chosen.in_sync == InSync::Both;
+            let voted = self.arbiter.vote().is_some_and(|vote| vote.in_sync == InSync::Both);
+            self.peer_restarted = chosen.primary == self.me && (chosen.in_sync == InSync::Both || voted);
         }
         if !self.peer_restarted {
             self.seen_nonce = Some(nonce);
