@@ -59,6 +59,7 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::T1PreElectDecidesItself, 4, &scripts::LOST_ACCEPT),
     scripted(Mutation::T15OverrideIgnoresPromises, 1, &scripts::WRONG_WORD),
     scripted(Mutation::T12OverrideOverwrites, 1, &scripts::TWO_HISTORIES),
+    scripted(Mutation::T16NoContactNeeded, 1, &scripts::NO_CONTACT),
     scripted(Mutation::OverrideLeftOut, 1, &scripts::FORCED),
     scripted(Mutation::T17PreElectByOneView, 1, &scripts::ONE_VIEW),
     scripted(Mutation::PreElectLeftOut, 1, &scripts::PRE_ELECTED),

@@ -197,6 +197,25 @@ pub const FORCED_LATER: Script = Script {
     storm: true,
 };
 
+/// T16: A, alone in sync, dies; B is put in office; A comes back where it reaches nobody but hosts.
+pub const NO_CONTACT: Script = Script {
+    name: "no-contact",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (10_000, Crash { array: A, power: true }),
+        (10_500, cut(A, WITNESS)),
+        (10_500, cut(WITNESS, A)),
+        (11_000, Override { group: 0, array: B, stale: true }),
+        (18_000, MustLead { group: 0, array: B }),
+        (19_000, Start { array: A }),
+        (25_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+};
+
 /// As `two-histories`, in the world that the seed drew, and then whatever comes.
 pub const TWO_HISTORIES_STORM: Script = Script {
     name: "two-histories-storm",
@@ -471,6 +490,7 @@ pub const TWICE_REPLACED: Script = Script {
 
 pub const ALL: &[&Script] = &[
     &FORCED,
+    &NO_CONTACT,
     &FORCED_LATER,
     &TWO_HISTORIES_STORM,
     &WRONG_WORD,
