@@ -19,6 +19,15 @@ fn truncate(path: &Path, len: u64) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
+/// One bit of the content of every record: only a checksum notices.
+fn rot(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    for slot in bytes.chunks_mut(4096).filter(|slot| slot.iter().any(|&byte| byte != 0)) {
+        slot[48] ^= 1;
+    }
+    fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn damaged_files_are_named_and_left_alone() {
     let pair = Pair::new();
@@ -30,7 +39,7 @@ fn damaged_files_are_named_and_left_alone() {
     let map = fs::read_dir(data.join("maps")).unwrap().next().unwrap().unwrap().path();
     let map = map.strip_prefix(data).unwrap().to_str().unwrap().to_owned();
     type Damage = fn(&Path);
-    let damages: [(&str, &str, Damage); 13] = [
+    let damages: [(&str, &str, Damage); 15] = [
         ("a torn data file", "volumes/v0", |path| truncate(path, 1 << 20)),
         ("an empty data file", "volumes/v0", |path| truncate(path, 0)),
         ("a foreign data file", "volumes/v0", |path| {
@@ -48,6 +57,8 @@ fn damaged_files_are_named_and_left_alone() {
         ("a foreign object store", "objects", |path| fs::write(path, "hello, world\n".repeat(999)).unwrap()),
         ("a torn object store", "objects", |path| truncate(path, fs::metadata(path).unwrap().len() / 2)),
         ("a foreign identity", "IDENTITY", |path| overwrite(path, 0, 0xee, 8192)),
+        ("a rotten vote table", "votes", rot),
+        ("a rotten identity", "IDENTITY", rot),
         ("no identity", "IDENTITY", |path| fs::remove_file(path).unwrap()),
         ("a foreign dirty map", "", |path| {
             overwrite(path, 0, 0x77, length(path));
