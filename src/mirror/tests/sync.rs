@@ -309,6 +309,16 @@ fn rule_8_overlapping_frames_are_applied_in_order() {
     assert_eq!(b.applied(ids[1]), [acknowledge(headers[1], done)]);
 }
 
+#[cfg(feature = "testing")]
+#[test]
+fn rule_8_is_found_without_its_rule() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::R8AppliesOverlap));
+        rule_8_overlapping_frames_are_applied_in_order();
+    });
+    assert!(run.join().is_err(), "overlapping frames may be applied at once, and nobody notices");
+}
+
 #[test]
 fn rules_5_and_14_frames_are_fenced_and_older_ones_drained() {
     let mut b = Copyist::new(InSync::Both);
