@@ -142,10 +142,10 @@ impl Client {
             .header(SESSION_KEY, &self.key)
             .header("Content-Type", "application/json")
             .body(body.map(Value::to_string).unwrap_or_default())?;
-        let mut answer = self
-            .agent
-            .run(request)
-            .map_err(|error| format!("the array at {} does not answer: {error}", self.base))?;
+        let mut answer = self.agent.run(request).map_err(|error| {
+            let base = &self.base;
+            format!("the array at {base} does not answer: {error}; start it, or name another with --array")
+        })?;
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string()?;
         if status < 400 {

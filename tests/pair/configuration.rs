@@ -61,6 +61,13 @@ fn wrong_usage_has_status_2_and_an_array_that_is_not_there_status_1() {
     let port = super::site::port();
     let said = refused(Command::new(BINARY).args(["--array", &format!("127.0.0.1:{port}"), "showvv"]));
     assert!(said.contains(&port.to_string()) && said.contains("--array"), "{said}");
+    // One that was killed leaves its token.
+    let directory = tempfile::tempdir().unwrap();
+    let array = Place::new(directory.path(), "array-a", "a").start();
+    let port = array.place.management;
+    array.daemon.kill();
+    let said = refused(Command::new(BINARY).args(["--array", &format!("127.0.0.1:{port}"), "showvv"]));
+    assert!(said.contains("does not answer") && said.contains("--array"), "{said}");
 }
 
 #[test]
