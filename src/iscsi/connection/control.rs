@@ -11,6 +11,8 @@ use crate::time::Time;
 
 /// Longest answer to one text exchange: some 600 portals. What is over is cut at a whole target.
 const TEXT_REPLY_MAX: usize = 64 * 1024;
+/// Most that is kept of answers to a text exchange: one whole SendTargets, and its keys.
+const TEXT_KEPT_MAX: usize = 2 * TEXT_REPLY_MAX;
 
 /// Our NOP-In that the initiator has not answered.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +112,11 @@ impl Connection {
                 }
             }
             Err(_) => return self.reject(&frame.header, RejectReason::ProtocolError),
+        }
+        // Each request may bring more than one response takes away: an initiator that goes on asking would
+        // make it grow without end.
+        if exchange.reply.len() > TEXT_KEPT_MAX {
+            return self.reject(&frame.header, RejectReason::ProtocolError);
         }
         let part = exchange.reply.len().min(self.parameters.send_max as usize);
         let rest = exchange.reply.split_off(part);

@@ -145,6 +145,8 @@ impl Connection {
     pub(super) fn answer_at_once(&mut self, command: &ScsiCommand, status: u8, sense: &[u8]) {
         let expected = command.expected_data_transfer_length;
         let residual = residual(command.read, command.write, expected, 0, 0);
+        // Its number has arrived and no task took its place: the window moves on.
+        self.window.set_in_progress(self.tasks.queued());
         self.respond(ScsiResponse { status, itt: command.itt, residual, ..ScsiResponse::default() }, sense);
     }
 }

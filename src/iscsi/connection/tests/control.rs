@@ -175,3 +175,35 @@ fn a_session_is_refused_with_the_shells_reason() {
     assert_eq!(response.status, LoginStatus::AUTHORIZATION_FAILURE);
     assert!(!response.transit && rig.connection.is_closing());
 }
+
+#[test]
+fn commands_that_are_answered_at_once_leave_the_window_open() {
+    let mut rig = Rig::logged_in(b"");
+    for itt in 0..200 {
+        let command = ScsiCommand { read: true, write: true, ..rig.command(itt, [0; 16], 512) };
+        rig.send(command.encode(), &[]);
+    }
+    rig.receive();
+    rig.read(1000, 512);
+    assert_eq!(rig.executed().len(), 1, "the window is closed for good");
+}
+
+#[test]
+fn a_text_exchange_does_not_grow_for_ever() {
+    let mut rig = discovery();
+    let many: Vec<u8> = (0..100).flat_map(|n| format!("X-{n:040}=1\0").into_bytes()).collect();
+    text_request(&mut rig, NO_TAG, false, false, &many);
+    let mut ttt = match rig.one().pdu {
+        Pdu::TextResponse(response) => response.ttt,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..200 {
+        text_request(&mut rig, ttt, false, false, &many);
+        match rig.one().pdu {
+            Pdu::TextResponse(response) => ttt = response.ttt,
+            Pdu::Reject(_) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("200 requests were answered, and what is left of the answers was kept");
+}
