@@ -32,8 +32,8 @@ pub async fn accept(listener: TcpListener, sessions: Sessions, mut hand_over: im
                 continue;
             }
         };
-        let Some(place) = sessions.begin_login() else {
-            tracing::warn!(%peer, "iSCSI connection closed: too many logins under way");
+        let Some(place) = sessions.begin_login(peer.ip()) else {
+            tracing::warn!(%peer, "iSCSI connection closed: too many logins under way, of all or of this address");
             continue;
         };
         match prepare(stream) {

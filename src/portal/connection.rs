@@ -34,6 +34,9 @@ const WRITE_PIECES: usize = 128;
 /// No more is read while this much waits to be sent: an initiator that does not read its answers
 /// gets no new ones.
 const OUTPUT_MAX: usize = 16 << 20;
+/// This much may wait even when the memory of all connections together is used up, so that one that gives its
+/// answers away slowly is not stopped by those that do not at all.
+const OUTPUT_LEAST: usize = 64 * 1024;
 /// Rounds of work before other tasks of the thread get a turn.
 const ROUNDS: u32 = 16;
 /// How long the last answers may take to go out once the connection is closing.
@@ -68,6 +71,7 @@ pub async fn serve_connection<S: Service>(accepted: Accepted, service: S, config
         config,
         started,
         session: None,
+        discovery: None,
         place: Some(place),
         memory,
         queue: Arc::default(),
@@ -110,6 +114,8 @@ struct Served<S: Service> {
     config: Rc<PortalConfig>,
     started: Instant,
     session: Option<Session<S::Nexus>>,
+    /// Of a discovery session.
+    discovery: Option<Registration>,
     place: Option<LoginPlace>,
     memory: MemoryShare,
     queue: Arc<CompletionQueue>,
@@ -202,18 +208,25 @@ impl<S: Service> Served<S> {
         self.session.is_some() && self.spin.again(Instant::now())
     }
 
+    /// No more is read while too much waits to be sent, here or on all connections together; what waits makes
+    /// the connection go on when it is sent.
+    fn may_read(&mut self) -> bool {
+        let (used, waits) = (self.core.memory(), self.core.output().len());
+        let limit = self.memory.set(used);
+        self.core.set_memory_limit(limit);
+        waits <= OUTPUT_MAX && (waits <= OUTPUT_LEAST || used < limit)
+    }
+
     /// Reads once, as much as there is room for, and hands it to the core. False when there was
     /// nothing to read, or nothing may be read now.
     fn read(&mut self) -> io::Result<bool> {
-        if !self.readable || self.core.output().len() > OUTPUT_MAX {
+        if !self.readable || !self.may_read() {
             return Ok(false);
         }
         if self.received.len() < self.core.wanted() || self.filled == self.received.len() {
             let room = self.core.wanted().max(self.received.len() + RECEIVE_MIN).min(RECEIVE_MAX);
             self.received.resize(room, 0);
         }
-        let memory = self.memory.set(self.core.memory());
-        self.core.set_memory_limit(memory);
         let now = self.now();
         // What is in the buffer precedes what is in the socket, so bytes may go directly to their
         // payload only while the buffer is empty.
@@ -279,19 +292,15 @@ impl<S: Service> Served<S> {
 
     fn abort_for(&mut self, unit: Option<u64>, barrier: Arc<Barrier>) {
         let Some(session) = &mut self.session else { return };
-        let lun = match unit {
-            Some(unit) => match session.nexus.lun_of(unit) {
-                Some(lun) => Some(lun),
-                // Not seen here: no command of it either.
-                None => return,
-            },
-            None => None,
-        };
         let token = self.next_token;
         self.next_token += 1;
         let function = barrier.function;
         self.barriers.push((token, barrier));
-        let concerned = self.core.abort_outside(lun, token, &mut self.actions);
+        let Some(unit) = unit else { return self.core.abort_all_outside(token, &mut self.actions) };
+        // A unit that is not exported here any more may still have commands.
+        let lun = session.nexus.lun_of(unit);
+        let runs = |task| session.nexus.unit_of(task).map(|of| of == unit);
+        let concerned = self.core.abort_outside(lun, runs, token, &mut self.actions);
         // Resets tell every nexus by the unit's own counter.
         if let (TaskFunction::ClearTaskSet, Some(lun), true) = (function, lun, concerned) {
             session.nexus.commands_cleared(lun);
@@ -363,6 +372,7 @@ impl<S: Service> Served<S> {
                         sense: reply.sense.as_slice(),
                         data,
                         wanted: reply.wanted,
+                        gives: reply.gives,
                     };
                     self.core.complete(task, &reply, &mut self.actions);
                 }
@@ -378,6 +388,10 @@ impl<S: Service> Served<S> {
         if unit.is_none() && !whole_target {
             self.core.managed(id, TaskResult::LunDoesNotExist, &mut self.actions);
             return;
+        }
+        if let Some(unit) = unit.filter(|_| !whole_target) {
+            let nexus = &session.nexus;
+            self.core.abort_also(id, |task| nexus.unit_of(task) == Some(unit), &mut self.actions);
         }
         self.management.push((id, function, lun));
         if function == TaskFunction::AbortTaskSet {
@@ -395,10 +409,6 @@ impl<S: Service> Served<S> {
             Ok(()) => self.config.sessions.establish(candidate, tag, self.peer, &self.mailbox).await,
             Err(status) => Err(status),
         };
-        // A session has a limit of its own; a discovery session stays among the logins.
-        if candidate.session_type == SessionType::Normal {
-            self.place = None;
-        }
         let registration = match made {
             Ok(registration) => registration,
             Err(status) => {
@@ -407,6 +417,8 @@ impl<S: Service> Served<S> {
                 return self.core.refused(status);
             }
         };
+        // A session, of either kind, has a limit of its own.
+        self.place = None;
         let mut targets = self.service.targets(candidate);
         if let Ok(here) = self.stream.local_addr() {
             name_addresses(&mut targets, &self.config.target.name, here.ip());
@@ -417,6 +429,8 @@ impl<S: Service> Served<S> {
             tracing::info!(peer = %self.peer, name, tsih = registration.tsih, "iSCSI session");
             let nexus = self.service.nexus(candidate, tag, registration.reinstated);
             self.session = Some(Session { nexus, name, _registration: registration });
+        } else {
+            self.discovery = Some(registration);
         }
         // The initiator may have sent on, against the rules, or have had the answer already.
         let now = self.now();
@@ -451,7 +465,7 @@ impl<S: Service> Served<S> {
         let due = self.core.next_timeout().since(now);
         // Longer waits than this are waited in parts; "for ever" has no instant.
         let due = due.min(Duration::from_secs(3600));
-        let may_read = self.core.output().len() <= OUTPUT_MAX;
+        let may_read = self.may_read();
         let must_write = !self.core.output().is_empty();
         tokio::select! {
             ready = self.stream.readable(), if may_read => {

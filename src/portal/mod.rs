@@ -19,4 +19,4 @@ pub use connection::{PortalConfig, serve_connection};
 pub use exports::{Export, Exports, View};
 pub use scsi::{ScsiNexus, ScsiService};
 pub use service::{End, Finished, Nexus, OwnedReply, SenseData, Service};
-pub use sessions::{SessionInfo, Sessions};
+pub use sessions::{DISCOVERIES_PER_ADDRESS, SessionInfo, Sessions};

@@ -41,6 +41,8 @@ struct Running<V> {
     /// Data-out.
     data: Buffer,
     volume: V,
+    /// Number of the unit.
+    unit: u64,
     /// No further request is submitted.
     aborted: bool,
 }
@@ -190,6 +192,7 @@ fn owned(reply: &scsi::Reply, parameter: &[u8], medium: Buffer) -> OwnedReply {
             DataIn::Medium => medium,
         },
         wanted: reply.wanted,
+        gives: reply.gives,
     }
 }
 
@@ -213,7 +216,8 @@ impl<E: Exports> Nexus for ScsiNexus<E> {
                 space: export.space,
             }),
         };
-        let arrival = Arrival { cdb: &command.cdb, data: command.data.as_slice() };
+        let room = if command.read { command.expected } else { 0 };
+        let arrival = Arrival { cdb: &command.cdb, data: command.data.as_slice(), room };
         match (execute(&view, &mut self.nexus, &arrival, &mut self.parameter), place) {
             (Execution::Done(reply), _) => {
                 let end = End::Reply(owned(&reply, &self.parameter, Buffer::empty()));
@@ -221,7 +225,7 @@ impl<E: Exports> Nexus for ScsiNexus<E> {
             }
             (Execution::Medium(medium), Some(export)) => {
                 let volume = export.volume.clone();
-                let running = Running { medium, data: command.data, volume, aborted: false };
+                let running = Running { medium, data: command.data, volume, unit: export.id, aborted: false };
                 if let Some(slot) = self.slots.get_mut(usize::from(task.0)) {
                     slot.running = Some(running);
                     slot.tickets.clear();
@@ -263,6 +267,10 @@ impl<E: Exports> Nexus for ScsiNexus<E> {
 
     fn lun_of(&self, unit: u64) -> Option<u64> {
         self.view.exports.iter().find(|export| export.id == unit).map(|export| export.lun.encode())
+    }
+
+    fn unit_of(&self, task: TaskId) -> Option<u64> {
+        self.slots.get(usize::from(task.0))?.running.as_ref().map(|running| running.unit)
     }
 
     fn managed(&mut self, function: TaskFunction, lun: u64) {

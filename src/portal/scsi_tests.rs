@@ -144,9 +144,9 @@ impl Rig {
             lun: LUN,
             attribute: Attribute::Simple,
             cdb,
-            read: false,
+            read: cdb[0] == 0x28,
             write: false,
-            expected: 0,
+            expected: if cdb[0] == 0x28 { 512 } else { 0 },
             data: Buffer::copy_of(data),
         };
         self.nexus.start(command, &self.queue, &mut self.finished);
@@ -287,9 +287,10 @@ fn a_unit_taken_away_leaves_its_commands_running() {
     rig.array.exported.set(false);
     rig.array.version.set(1);
     assert_eq!(rig.sense(TEST_UNIT_READY), Some((0x25, 0x00)));
-    assert_eq!(rig.nexus.lun_of(900), None);
+    assert_eq!((rig.nexus.lun_of(900), rig.nexus.unit_of(TaskId(1))), (None, Some(900)));
     rig.array.volume.end(Outcome::Good, &[1; 512]);
     rig.drain();
+    assert_eq!(rig.nexus.unit_of(TaskId(1)), None);
     assert!(matches!(rig.finished[..], [Finished { task: TaskId(1), end: End::Reply(_) }]));
 }
 

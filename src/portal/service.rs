@@ -69,6 +69,8 @@ pub struct OwnedReply {
     pub data: Buffer,
     /// Data-out that the CDB asks for, in bytes.
     pub wanted: u64,
+    /// Data-in that the CDB asks for, in bytes, where `data` is less of it.
+    pub gives: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +111,9 @@ pub trait Nexus: 'static {
 
     /// The LUN under which this nexus sees a unit.
     fn lun_of(&self, unit: u64) -> Option<u64>;
+
+    /// The unit that a started command runs on, which its LUN may have ceased to name.
+    fn unit_of(&self, task: TaskId) -> Option<u64>;
 
     /// Every command of other sessions that the function concerns is over: establishes its unit
     /// attentions on every nexus that must learn of it (SAM-5 7). `lun` means nothing for a target

@@ -1,7 +1,7 @@
 //! All sessions of this array, over all data threads: TSIHs, reinstatement, limits, resets.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration as WallDuration;
@@ -19,7 +19,13 @@ pub const SESSIONS_MAX: usize = 512;
 /// Most sessions of one initiator name. A host has one for each of its ports and our portals.
 pub const SESSIONS_PER_INITIATOR: usize = 32;
 /// Most connections that are not logged in yet. Beyond it new ones are closed at once.
-pub const LOGINS_MAX: usize = 64;
+pub const LOGINS_MAX: usize = 128;
+/// Most of those from one address: no stranger keeps the hosts out, and a host has one for each of its sessions.
+pub const LOGINS_PER_ADDRESS: usize = 48;
+/// Most discovery sessions, each of which ends by itself (`Limits::discovery_lifetime`),
+pub const DISCOVERIES_MAX: usize = 64;
+/// and most of them from one address.
+pub const DISCOVERIES_PER_ADDRESS: usize = 16;
 /// Payload memory of all sessions together, in bytes. Within it each has its own limit; when it is
 /// used up, a session with commands in progress gets TASK SET FULL for further ones.
 pub const MEMORY_MAX: usize = 1 << 30;
@@ -48,7 +54,8 @@ struct Entry {
 struct State {
     sessions: BTreeMap<Key, Entry>,
     last_tsih: u16,
-    logins: usize,
+    logins: Places,
+    discoveries: Places,
     closing: bool,
 }
 
@@ -62,8 +69,9 @@ pub struct Sessions {
 struct Shared {
     state: Mutex<State>,
     reinstatement_wait: WallDuration,
-    /// Payload bytes of all sessions.
+    /// Payload bytes of all sessions, and the most of them.
     memory: AtomicUsize,
+    memory_max: usize,
     /// Something left: a login that waits for it looks again.
     left: Notify,
 }
@@ -87,6 +95,7 @@ pub struct Registration {
     pub tsih: u16,
     /// Another session of the nexus was ended for it.
     pub reinstated: bool,
+    _discovery: Option<DiscoveryPlace>,
 }
 
 impl Drop for Registration {
@@ -121,7 +130,7 @@ impl MemoryShare {
             memory.fetch_sub(less, Ordering::Relaxed) - less
         };
         self.used = used;
-        used + MEMORY_MAX.saturating_sub(total)
+        used + self.sessions.shared.memory_max.saturating_sub(total)
     }
 }
 
@@ -131,13 +140,59 @@ impl Drop for MemoryShare {
     }
 }
 
+/// How many are in use, by address.
+#[derive(Debug, Default)]
+struct Places {
+    total: usize,
+    of: BTreeMap<IpAddr, usize>,
+}
+
+impl Places {
+    /// False when there is none, of all or for this address.
+    fn take(&mut self, address: IpAddr, most: usize, most_of_one: usize) -> bool {
+        let own = self.of.get(&address).copied().unwrap_or(0);
+        if self.total >= most || own >= most_of_one {
+            return false;
+        }
+        self.total += 1;
+        self.of.insert(address, own + 1);
+        true
+    }
+
+    fn give_back(&mut self, address: IpAddr) {
+        self.total = self.total.saturating_sub(1);
+        match self.of.get_mut(&address) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                self.of.remove(&address);
+            }
+        }
+    }
+}
+
 /// A connection's place among those not logged in yet.
 #[derive(Debug)]
-pub struct LoginPlace(Sessions);
+pub struct LoginPlace {
+    sessions: Sessions,
+    address: IpAddr,
+}
 
 impl Drop for LoginPlace {
     fn drop(&mut self) {
-        self.0.lock().logins -= 1;
+        self.sessions.lock().logins.give_back(self.address);
+    }
+}
+
+/// A discovery session's place.
+#[derive(Debug)]
+struct DiscoveryPlace {
+    sessions: Sessions,
+    address: IpAddr,
+}
+
+impl Drop for DiscoveryPlace {
+    fn drop(&mut self) {
+        self.sessions.lock().discoveries.give_back(self.address);
     }
 }
 
@@ -147,6 +202,7 @@ impl Default for Shared {
             state: Mutex::default(),
             reinstatement_wait: REINSTATEMENT_WAIT,
             memory: AtomicUsize::new(0),
+            memory_max: MEMORY_MAX,
             left: Notify::new(),
         }
     }
@@ -157,14 +213,23 @@ impl Sessions {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection that is about to log in; `None` when too many are.
-    pub fn begin_login(&self) -> Option<LoginPlace> {
+    /// Sessions whose payload memory is bounded by `memory_max` bytes instead of [`MEMORY_MAX`].
+    pub fn with_memory_max(memory_max: usize) -> Self {
+        Self { shared: Arc::new(Shared { memory_max, ..Shared::default() }) }
+    }
+
+    /// Payload bytes of all sessions: what their commands stand for, and what waits to be sent.
+    pub fn memory(&self) -> usize {
+        self.shared.memory.load(Ordering::Relaxed)
+    }
+
+    /// A place for a connection from `address` that is about to log in; `None` when too many are.
+    pub fn begin_login(&self, address: IpAddr) -> Option<LoginPlace> {
         let mut state = self.lock();
-        if state.logins >= LOGINS_MAX || state.closing {
+        if state.closing || !state.logins.take(address, LOGINS_MAX, LOGINS_PER_ADDRESS) {
             return None;
         }
-        state.logins += 1;
-        Some(LoginPlace(self.clone()))
+        Some(LoginPlace { sessions: self.clone(), address })
     }
 
     /// A connection's share of the memory, none used yet.
@@ -186,11 +251,17 @@ impl Sessions {
     ) -> Result<Registration, LoginStatus> {
         if candidate.session_type == SessionType::Discovery {
             // No commands, nothing to reinstate; the TSIH must only not be zero.
+            let address = peer.ip();
+            let mut state = self.lock();
+            if !state.discoveries.take(address, DISCOVERIES_MAX, DISCOVERIES_PER_ADDRESS) {
+                return Err(LoginStatus::OUT_OF_RESOURCES);
+            }
             return Ok(Registration {
                 sessions: self.clone(),
                 key: None,
-                tsih: self.lock().next_tsih(),
+                tsih: state.next_tsih(),
                 reinstated: false,
+                _discovery: Some(DiscoveryPlace { sessions: self.clone(), address }),
             });
         }
         let key = Key { initiator: candidate.initiator_name.clone(), isid: candidate.isid, portal_group_tag };
@@ -257,6 +328,7 @@ impl Sessions {
             key: Some(key.clone()),
             tsih,
             reinstated: replaced.is_some(),
+            _discovery: None,
         }))
     }
 
@@ -412,9 +484,16 @@ mod tests {
         let one = Candidate { isid: Isid([99; 6]), ..candidate("iqn.h", 0) };
         let over = sessions.establish(&one, 1, peer(), &mailbox).await;
         assert_eq!(over.map(|_| ()), Err(LoginStatus::OUT_OF_RESOURCES));
-        let places: Vec<_> = (0..LOGINS_MAX).map(|_| sessions.begin_login().unwrap()).collect();
-        assert!(sessions.begin_login().is_none());
-        drop(places);
-        assert!(sessions.begin_login().is_some());
+        let address = |n: usize| IpAddr::from([192, 0, 2, u8::try_from(n).unwrap()]);
+        let own: Vec<_> =
+            (0..LOGINS_PER_ADDRESS).map(|_| sessions.begin_login(address(0)).unwrap()).collect();
+        assert!(sessions.begin_login(address(0)).is_none());
+        let rest = LOGINS_PER_ADDRESS..LOGINS_MAX;
+        let others: Vec<_> = rest.map(|n| sessions.begin_login(address(n)).unwrap()).collect();
+        assert!(sessions.begin_login(address(1)).is_none());
+        drop(own);
+        assert!(sessions.begin_login(address(0)).is_some());
+        drop(others);
+        assert_eq!(sessions.lock().logins.of.len(), 0);
     }
 }

@@ -77,8 +77,12 @@ impl Pending {
         self.0 &= !attention.bit();
     }
 
+    const fn has(self, attention: UnitAttention) -> bool {
+        self.0 & attention.bit() != 0
+    }
+
     fn take(&mut self) -> Option<UnitAttention> {
-        let first = UnitAttention::ALL.into_iter().find(|attention| self.0 & attention.bit() != 0)?;
+        let first = UnitAttention::ALL.into_iter().find(|attention| self.has(*attention))?;
         self.remove(first);
         Some(first)
     }
@@ -89,6 +93,8 @@ impl Pending {
 struct Seen {
     changes: Changes,
     blocks: u64,
+    /// Which unit it was: another one may have taken its LUN.
+    naa: [u8; 16],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,9 +145,25 @@ impl Nexus {
             self.inventory = Some(view.inventory);
         }
         let Some(addressed) = &view.unit else { return };
-        let now = Seen { changes: addressed.changes, blocks: addressed.unit.blocks };
+        let now = Seen {
+            changes: addressed.changes,
+            blocks: addressed.unit.blocks,
+            naa: addressed.unit.identity.naa,
+        };
         let state = self.state(addressed.lun);
         if let Some(before) = state.seen.replace(now) {
+            if before.naa != now.naa {
+                // Nothing that was pending for the unit before concerns this one; that the LUNs have changed
+                // does.
+                let luns = state.pending.has(UnitAttention::ReportedLunsChanged);
+                state.pending = Pending::default();
+                state.pending.add(UnitAttention::PowerOn);
+                state.pending.add(UnitAttention::InquiryDataChanged);
+                if luns {
+                    state.pending.add(UnitAttention::ReportedLunsChanged);
+                }
+                return;
+            }
             if before.changes.resets != now.changes.resets {
                 state.pending.add(UnitAttention::BusDeviceReset);
             }

@@ -43,13 +43,16 @@ pub struct Reply {
     pub data_in: DataIn,
     /// Data-out that the CDB asks for, in bytes.
     pub wanted: u64,
+    /// Data-in that the CDB asks for, in bytes, of a read: more than there is when the initiator has no
+    /// room for it. Zero: what is there is all.
+    pub gives: u64,
 }
 
 impl Reply {
     pub(super) const GOOD: Self = Self::status(Status::Good);
 
     pub(super) const fn status(status: Status) -> Self {
-        Self { status, sense: None, data_in: DataIn::None, wanted: 0 }
+        Self { status, sense: None, data_in: DataIn::None, wanted: 0, gives: 0 }
     }
 
     pub(super) const fn check(sense: Sense) -> Self {
@@ -64,6 +67,9 @@ pub struct Arrival<'a> {
     pub cdb: &'a [u8; 16],
     /// All data-out that the initiator sent.
     pub data: &'a [u8],
+    /// Data-in that the initiator takes, in bytes. No more than that is read from the medium, whatever the CDB
+    /// asks for: it is what the command was let in for.
+    pub room: u32,
 }
 
 /// What becomes of a command.
@@ -80,10 +86,12 @@ pub fn execute(view: &View<'_>, nexus: &mut Nexus, arrival: &Arrival<'_>, out: &
     nexus.observe(view);
     let parsed = Command::parse(arrival.cdb);
     let wanted = parsed.as_ref().map_or(0, |(command, _)| command.wants());
+    let gives = parsed.as_ref().map_or(0, |(command, _)| command.gives());
     let answer = match &view.unit {
         None => absent(view, parsed.map(|(command, _)| command), arrival.cdb[0], nexus, out),
         Some(addressed) => {
-            let mut device = Device { view, addressed, nexus, data: arrival.data, wanted };
+            let mut device =
+                Device { view, addressed, nexus, data: arrival.data, room: arrival.room, wanted };
             device.answer(parsed, arrival.cdb[0], out)
         }
     };
@@ -91,7 +99,7 @@ pub fn execute(view: &View<'_>, nexus: &mut Nexus, arrival: &Arrival<'_>, out: &
         Ok(Some(medium)) => Execution::Medium(medium),
         Ok(None) => {
             let data_in = if out.is_empty() { DataIn::None } else { DataIn::Parameter };
-            Execution::Done(Reply { data_in, wanted, ..Reply::GOOD })
+            Execution::Done(Reply { data_in, wanted, gives, ..Reply::GOOD })
         }
         Err(sense) => {
             out.clear();
@@ -157,6 +165,7 @@ struct Device<'a> {
     addressed: &'a Addressed<'a>,
     nexus: &'a mut Nexus,
     data: &'a [u8],
+    room: u32,
     wanted: u64,
 }
 
@@ -329,7 +338,9 @@ impl Device<'_> {
 
     fn read(&self, range: Range) -> Answer {
         let extent = self.transfer(range)?;
-        Ok((extent.blocks > 0).then(|| Medium::read(extent)))
+        let blocks = extent.blocks.min(u64::from(self.room.div_ceil(BLOCK)));
+        let gives = bytes_of(extent.blocks) as u64;
+        Ok((blocks > 0).then(|| Medium::read(Extent { blocks, ..extent }, gives)))
     }
 
     /// What arrived of the data to write, in whole blocks: an initiator may announce less than its
@@ -360,7 +371,7 @@ impl Device<'_> {
             return Ok(None);
         }
         let write = Step::new(Op::Write, extent).with_data(bytes_of(extent.blocks));
-        let verify = Step::new(Op::Read, extent).comparing(compare);
+        let verify = Step::verify(extent, compare);
         let steps = match self.flush(true) {
             Some(flush) => [Some(write), Some(flush), Some(verify)],
             None => [Some(write), Some(verify), None],
@@ -376,7 +387,7 @@ impl Device<'_> {
         if extent.blocks == 0 {
             return Ok(None);
         }
-        let verify = Step::new(Op::Read, extent).comparing(compare);
+        let verify = Step::verify(extent, compare);
         Ok(Some(Medium::steps([Some(verify), None, None], self.wanted)))
     }
 
@@ -479,6 +490,14 @@ impl Command {
             | Self::Verify { range, compare: true } => u64::from(range.blocks) * block,
             Self::WriteSame { no_data: false, .. } => block,
             Self::CompareAndWrite { range, .. } => u64::from(range.blocks) * 2 * block,
+            _ => 0,
+        }
+    }
+
+    /// Data-in that a media command asks for, in bytes.
+    fn gives(&self) -> u64 {
+        match *self {
+            Self::Read { range } => u64::from(range.blocks) * u64::from(BLOCK),
             _ => 0,
         }
     }

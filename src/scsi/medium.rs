@@ -9,6 +9,9 @@ use crate::block::{BLOCK, Extent, Op, Outcome, Request};
 /// Requests of one UNMAP that run at a time: enough to fill the pipe, without taking the volume's
 /// ledger from others.
 const UNMAP_IN_FLIGHT: u16 = 32;
+/// Blocks that VERIFY reads at a time, 64 KiB. What it reads is nobody's charge, so it is little: one piece for
+/// each of a session's commands.
+const VERIFY_PIECE: u64 = 128;
 /// Bytes before the first UNMAP block descriptor, and of each (SBC-4 5.35.2).
 pub(super) const UNMAP_HEADER: usize = 8;
 pub(super) const UNMAP_DESCRIPTOR: usize = 16;
@@ -43,13 +46,15 @@ pub(super) struct Step {
     pub request: Request,
     /// Bytes of the data-out that go with it, from the first on.
     pub data: usize,
+    /// The data that is read is not for the initiator: it is read piece by piece.
+    verify: bool,
     /// What was read is to be equal to the data-out.
-    pub compare: bool,
+    compare: bool,
 }
 
 impl Step {
     pub const fn new(op: Op, extent: Extent) -> Self {
-        Self { request: Request { op, extent }, data: 0, compare: false }
+        Self { request: Request { op, extent }, data: 0, verify: false, compare: false }
     }
 
     #[must_use]
@@ -57,16 +62,26 @@ impl Step {
         Self { data, ..self }
     }
 
-    #[must_use]
-    pub const fn comparing(self, compare: bool) -> Self {
-        Self { compare, ..self }
+    /// Reads the blocks, and compares them with the data-out.
+    pub const fn verify(extent: Extent, compare: bool) -> Self {
+        Self { verify: true, compare, ..Self::new(Op::Read, extent) }
+    }
+
+    /// The part to submit when `done` blocks are behind.
+    fn part(&self, done: u64) -> Request {
+        let Request { op, extent } = self.request;
+        if !self.verify {
+            return self.request;
+        }
+        let blocks = extent.blocks.saturating_sub(done).min(VERIFY_PIECE);
+        Request { op, extent: Extent::new(extent.lba + done, blocks) }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Plan {
-    /// One after the other.
-    Steps { steps: [Option<Step>; 3], at: u8 },
+    /// One after the other; `done` blocks of the step at `at` are behind.
+    Steps { steps: [Option<Step>; 3], at: u8, done: u64 },
     /// UNMAP block descriptors of the data-out, from `next` (never an empty one) to `count`.
     Unmap { next: u16, count: u16 },
 }
@@ -82,8 +97,8 @@ pub struct Medium {
     plan: Plan,
     outstanding: u16,
     failed: Option<Failure>,
-    /// The data of the first (and only) read is the answer.
-    reads: bool,
+    /// Not zero: the data of the first (and only) read is the answer, and the CDB asks for this many bytes.
+    gives: u64,
     wanted: u64,
 }
 
@@ -97,19 +112,19 @@ enum Failure {
 
 impl Medium {
     pub(super) const fn steps(steps: [Option<Step>; 3], wanted: u64) -> Self {
-        Self { plan: Plan::Steps { steps, at: 0 }, outstanding: 0, failed: None, reads: false, wanted }
+        Self { plan: Plan::Steps { steps, at: 0, done: 0 }, outstanding: 0, failed: None, gives: 0, wanted }
     }
 
-    pub(super) const fn read(extent: Extent) -> Self {
+    pub(super) const fn read(extent: Extent, gives: u64) -> Self {
         let steps = [Some(Step::new(Op::Read, extent)), None, None];
-        Self { reads: true, ..Self::steps(steps, 0) }
+        Self { gives, ..Self::steps(steps, 0) }
     }
 
     /// `None`: no descriptor has any block. The descriptors were checked.
     pub(super) fn unmap(data: &[u8], count: u16, wanted: u64) -> Option<Self> {
         let next = filled(data, 0, count)?;
         let plan = Plan::Unmap { next, count };
-        Some(Self { plan, outstanding: 0, failed: None, reads: false, wanted })
+        Some(Self { plan, outstanding: 0, failed: None, gives: 0, wanted })
     }
 
     /// The next request that may be submitted now; call until `None`. `data`: the data-out.
@@ -118,12 +133,12 @@ impl Medium {
             return None;
         }
         let submission = match &mut self.plan {
-            Plan::Steps { steps, at } => {
+            Plan::Steps { steps, at, done } => {
                 if self.outstanding > 0 {
                     return None;
                 }
                 let step = (*steps.get(usize::from(*at))?)?;
-                Submission { request: step.request, data: 0..step.data }
+                Submission { request: step.part(*done), data: 0..step.data }
             }
             Plan::Unmap { next, count } => {
                 if *next >= *count || self.outstanding >= UNMAP_IN_FLIGHT {
@@ -142,11 +157,17 @@ impl Medium {
     pub fn completed(&mut self, outcome: Outcome, read: &[u8], data: &[u8]) -> Progress {
         self.outstanding = self.outstanding.saturating_sub(1);
         let failure = match &mut self.plan {
-            Plan::Steps { steps, at } => {
+            Plan::Steps { steps, at, done } => {
                 let step = steps.get(usize::from(*at)).copied().flatten();
-                *at = at.saturating_add(1);
                 step.and_then(|step| {
-                    failure(outcome, step.request.extent).or_else(|| step.differs(read, data))
+                    let part = step.part(*done).extent;
+                    let failed = failure(outcome, part).or_else(|| step.differs(*done, part, read, data));
+                    *done += part.blocks;
+                    if !step.verify || *done >= step.request.extent.blocks {
+                        *at = at.saturating_add(1);
+                        *done = 0;
+                    }
+                    failed
                 })
             }
             Plan::Unmap { .. } => failure(outcome, Extent::new(0, 0)),
@@ -156,7 +177,7 @@ impl Medium {
             self.failed = failure;
         }
         let more = match &self.plan {
-            Plan::Steps { steps, at } => steps.get(usize::from(*at)).is_some_and(Option::is_some),
+            Plan::Steps { steps, at, .. } => steps.get(usize::from(*at)).is_some_and(Option::is_some),
             Plan::Unmap { next, count } => next < count,
         };
         if self.outstanding > 0 || more && self.failed.is_none() {
@@ -169,8 +190,9 @@ impl Medium {
             Some(Failure::Again) => End::Reply(Reply { wanted, ..Reply::status(Status::Busy) }),
             Some(Failure::Sense(sense)) => End::Reply(Reply { wanted, ..Reply::check(sense) }),
             None => {
-                let data_in = if self.reads { DataIn::Medium } else { DataIn::None };
-                End::Reply(Reply { wanted, data_in, ..Reply::GOOD })
+                let gives = self.gives;
+                let data_in = if gives > 0 { DataIn::Medium } else { DataIn::None };
+                End::Reply(Reply { wanted, gives, data_in, ..Reply::GOOD })
             }
         })
     }
@@ -178,9 +200,9 @@ impl Medium {
 
 impl Step {
     /// Of VERIFY and WRITE AND VERIFY with BYTCHK.
-    fn differs(&self, read: &[u8], data: &[u8]) -> Option<Failure> {
-        let bytes = usize::try_from(self.request.extent.bytes()).unwrap_or(usize::MAX);
-        let same = !self.compare || data.get(..bytes) == Some(read);
+    fn differs(&self, done: u64, part: Extent, read: &[u8], data: &[u8]) -> Option<Failure> {
+        let place = bytes_of(done)..bytes_of(done + part.blocks);
+        let same = !self.compare || data.get(place) == Some(read);
         (!same).then_some(Failure::Sense(Sense::MISCOMPARE))
     }
 }

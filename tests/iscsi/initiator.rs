@@ -257,6 +257,30 @@ impl Initiator {
         assert_eq!(received.data, data);
     }
 
+    /// Pings with `data` and reads no answer, until `most` bytes are sent or the target takes no more. The
+    /// session is of no further use.
+    pub fn flood(&mut self, data: &[u8], most: usize, mut sent_one: impl FnMut()) {
+        self.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut sent = 0;
+        while sent < most {
+            let ping = NopOut {
+                immediate: true,
+                lun: 0,
+                itt: self.itt(),
+                ttt: NO_TAG,
+                cmd_sn: Serial(self.cmd_sn),
+                exp_stat_sn: Serial(self.exp_stat_sn),
+            };
+            let mut bytes = Vec::new();
+            frame::append(&mut bytes, ping.encode(), data, self.digests);
+            if self.stream.write_all(&bytes).is_err() {
+                return;
+            }
+            sent += bytes.len();
+            sent_one();
+        }
+    }
+
     pub fn text(&mut self, text: &str) -> String {
         let request = TextRequest {
             immediate: false,

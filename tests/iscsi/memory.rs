@@ -35,6 +35,8 @@ struct State {
     /// Commands that took effect.
     effects: u64,
     resets: Vec<TaskFunction>,
+    /// The unit is not exported any more, to sessions that ask from now on.
+    hidden: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,10 @@ struct Held {
 }
 
 impl Steering {
+    pub fn hide(&self, hidden: bool) {
+        self.state.lock().unwrap().hidden = hidden;
+    }
+
     pub fn hold(&self, hold: bool) {
         self.state.lock().unwrap().hold = hold;
     }
@@ -125,7 +131,8 @@ impl MemoryNexus {
         let start = u32::from_be_bytes([cdb[2], cdb[3], cdb[4], cdb[5]]) as usize * 512;
         let len = usize::from(u16::from_be_bytes([cdb[7], cdb[8]])) * 512;
         let mut bytes = self.memory.bytes.lock().unwrap();
-        let mut reply = OwnedReply { status: 0, sense: SenseData::EMPTY, data: Buffer::empty(), wanted: 0 };
+        let mut reply =
+            OwnedReply { status: 0, sense: SenseData::EMPTY, data: Buffer::empty(), wanted: 0, gives: 0 };
         match cdb[0] {
             0x28 => {
                 reply.data = Buffer::with_len(len);
@@ -183,7 +190,11 @@ impl Nexus for MemoryNexus {
     }
 
     fn lun_of(&self, unit: u64) -> Option<u64> {
-        (unit == 77).then_some(0)
+        (unit == 77 && !self.memory.steering.state.lock().unwrap().hidden).then_some(0)
+    }
+
+    fn unit_of(&self, task: TaskId) -> Option<u64> {
+        self.held.contains_key(&task.0).then_some(77)
     }
 
     fn managed(&mut self, function: TaskFunction, _: u64) {
@@ -210,8 +221,12 @@ impl Target {
     }
 
     pub fn with_limits(limits: Limits) -> Self {
+        Self::with_sessions(limits, Sessions::default())
+    }
+
+    pub fn with_sessions(limits: Limits, sessions: Sessions) -> Self {
         let bytes = Arc::new(Mutex::new(vec![0; BLOCKS * 512]));
-        Self::serving(limits, 2, move |steering, address| Memory {
+        Self::serving(limits, sessions, 2, move |steering, address| Memory {
             bytes: Arc::clone(&bytes),
             steering,
             address,
@@ -220,16 +235,16 @@ impl Target {
 
     /// The real command set over a disk in memory.
     pub fn disk() -> Self {
-        Self::serving(Limits::default(), 1, |_, address| ScsiService(Disk::new(address)))
+        Self::serving(Limits::default(), Sessions::default(), 1, |_, address| ScsiService(Disk::new(address)))
     }
 
     /// Connections take turns on `threads` data threads.
     fn serving<S: Service>(
         limits: Limits,
+        sessions: Sessions,
         threads: usize,
         service: impl Fn(Arc<Steering>, SocketAddr) -> S + Clone + Send + 'static,
     ) -> Self {
-        let sessions = Sessions::default();
         let steering = Arc::new(Steering::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();

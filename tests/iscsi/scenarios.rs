@@ -193,6 +193,65 @@ fn a_unit_reset_reaches_other_sessions() {
     two.ping(b"alive");
 }
 
+/// An export that is taken away takes no command with it: a reset still waits for them.
+#[test]
+fn a_reset_reaches_commands_of_a_session_that_lost_the_unit() {
+    let target = Target::start();
+    let mut one = Initiator::login(target.address, 1, "");
+    let mut two = Initiator::login(target.address, 2, "");
+    target.steering.hold(true);
+    two.start_read(0, 8);
+    target.steering.wait_held(1, 0);
+    target.steering.hide(true);
+    one.manage(TaskFunction::LogicalUnitReset, None);
+    target.steering.wait_held(1, 1);
+    assert!(one.is_silent(MOMENT));
+    target.steering.release();
+    assert_eq!(one.task_result(), TaskResult::Complete);
+}
+
+/// Strangers that discover and stay do not keep hosts out, and do not stay.
+#[test]
+fn discovery_sessions_have_places_of_their_own() {
+    let limits =
+        twinlun::iscsi::Limits { discovery_lifetime: MOMENT * 20, ..twinlun::iscsi::Limits::default() };
+    let target = Target::with_limits(limits);
+    let mut strangers = Vec::new();
+    let refused = (0..256).find(|_| {
+        let mut stranger = Initiator::connect(target.address);
+        stranger.send_login(1, 0, "InitiatorName=iqn.s\0SessionType=Discovery\0");
+        let Some(Pdu::LoginResponse(response)) = stranger.receive().map(|received| received.pdu) else {
+            panic!("closed without a word")
+        };
+        strangers.push(stranger);
+        !response.status.is_success()
+    });
+    assert_eq!(refused, Some(twinlun::portal::DISCOVERIES_PER_ADDRESS));
+    Initiator::login(target.address, 1, "").ping(b"in");
+    for stranger in &mut strangers {
+        assert!(stranger.receive().is_none(), "its time is over");
+    }
+    let mut late = Initiator::connect(target.address);
+    late.send_login(1, 0, "InitiatorName=iqn.s\0SessionType=Discovery\0");
+    assert!(late.receive().is_some());
+}
+
+/// Initiators that ping and never read what comes back hold no more memory together than all may.
+#[test]
+fn echoes_that_nobody_reads_are_bounded() {
+    const MOST: usize = 1 << 20;
+    let sessions = twinlun::portal::Sessions::with_memory_max(MOST);
+    let target = Target::with_sessions(twinlun::iscsi::Limits::default(), sessions);
+    let mut greedy: Vec<_> = (1..5).map(|isid| Initiator::login(target.address, isid, "")).collect();
+    let mut most = 0;
+    for host in &mut greedy {
+        host.flood(&pattern(8192, 1), 32 << 20, || most = most.max(target.sessions.memory()));
+    }
+    assert!(most > MOST / 2, "{most}: nothing was held");
+    assert!(most < MOST + greedy.len() * (512 << 10), "{most}");
+    Initiator::login(target.address, 9, "").ping(b"alive");
+}
+
 #[test]
 fn abort_task_set_leaves_other_sessions_alone() {
     let target = Target::start();

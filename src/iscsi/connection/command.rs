@@ -149,7 +149,13 @@ impl Connection {
             }
         }
         if collect.unsolicited.is_none() && collect.outstanding() == 0 {
-            let reply = Reply { status: CHECK_CONDITION, sense: &SPOILED_SENSE, data: Data::None, wanted: 0 };
+            let reply = Reply {
+                status: CHECK_CONDITION,
+                sense: &SPOILED_SENSE,
+                data: Data::None,
+                wanted: 0,
+                gives: 0,
+            };
             self.complete(id, &reply, actions);
         }
     }

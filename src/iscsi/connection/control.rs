@@ -168,13 +168,21 @@ impl Connection {
             },
             Phase::LoggingOut | Phase::Closing => Time::FOREVER,
         };
-        own.min(self.logout_deadline.unwrap_or(Time::FOREVER))
+        own.min(self.logout_deadline.unwrap_or(Time::FOREVER)).min(self.discovery_end())
+    }
+
+    /// When a discovery session is over at the latest.
+    fn discovery_end(&self) -> Time {
+        match self.session_type {
+            SessionType::Discovery => self.opened + self.limits.discovery_lifetime,
+            SessionType::Normal => Time::FOREVER,
+        }
     }
 
     /// Does what is due at `now`: ends a login that takes too long, pings an idle initiator, gives
     /// up a dead one.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.logout_deadline.is_some_and(|deadline| deadline <= now) {
+        if self.logout_deadline.is_some_and(|deadline| deadline <= now) || self.discovery_end() <= now {
             self.phase = Phase::Closing;
             return;
         }

@@ -1,7 +1,7 @@
 //! Task management and logout that tell the truth: answered only after every command they concern
 //! is over (RFC 7143 4.2.3, 11.5, 11.6, 11.14, 11.15; rule 9).
 
-use super::tasks::{State, TaskSet};
+use super::tasks::{State, Task, TaskSet};
 use super::{Action, Connection, Phase, TaskId, Violation};
 use crate::iscsi::header::Header;
 use crate::iscsi::negotiation::SessionType;
@@ -142,7 +142,7 @@ impl Connection {
         outside: bool,
         result: TaskResult,
         actions: &mut Vec<Action>,
-        concerned: impl Fn(TaskId, &super::tasks::Task) -> bool,
+        concerned: impl Fn(TaskId, &Task) -> bool,
     ) -> ManagementId {
         let id = ManagementId(self.next_management);
         self.next_management = self.next_management.wrapping_add(1);
@@ -169,7 +169,9 @@ impl Connection {
             }
             return true;
         }
-        // Never started: gone at once. A data segment on its way to it is skipped.
+        // Never started: gone at once. A data segment on its way to it is skipped. So is what R2Ts still ask for,
+        // which RFC 7143 4.2.3.3 has the target wait for: open-iscsi as it is shipped (FastAbort = Yes) does not
+        // send it once it has asked for the abort, and a reset that waited would cost the session.
         if let Some(body) = &mut self.body
             && body.task == Some(id)
         {
@@ -225,14 +227,39 @@ impl Connection {
         self.answer_finished(actions);
     }
 
-    /// Aborts the commands of `lun` (of every LUN for `None`) for somebody else: a reset from
-    /// another session. [`Action::AbortsOver`] with the token follows, perhaps at once. True when
-    /// there was any.
-    pub fn abort_outside(&mut self, lun: Option<u64>, token: u64, actions: &mut Vec<Action>) -> bool {
-        let concerns = |task: &super::tasks::Task| lun.is_none_or(|lun| unit(task.lun) == unit(lun));
-        let any = self.tasks.iter().any(|(_, task)| concerns(task));
-        self.manage(Asker::Outside { token }, false, TaskResult::Complete, actions, |_, task| concerns(task));
+    /// Aborts commands for somebody else: a reset from another session. `runs` says of a command that the
+    /// shell has started whether it is concerned; of the others (`None`) those whose LUN is `lun` are.
+    /// [`Action::AbortsOver`] with the token follows, perhaps at once. True when there was any.
+    pub fn abort_outside(
+        &mut self,
+        lun: Option<u64>,
+        runs: impl Fn(TaskId) -> Option<bool>,
+        token: u64,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let by_lun = |task: &Task| lun.is_some_and(|lun| unit(task.lun) == unit(lun));
+        let concerns = |id: TaskId, task: &Task| runs(id).unwrap_or_else(|| by_lun(task));
+        let any = self.tasks.iter().any(|(id, task)| concerns(id, task));
+        self.manage(Asker::Outside { token }, false, TaskResult::Complete, actions, concerns);
         any
+    }
+
+    /// Aborts every command for somebody else, as [`abort_outside`](Self::abort_outside) does.
+    pub fn abort_all_outside(&mut self, token: u64, actions: &mut Vec<Action>) {
+        self.manage(Asker::Outside { token }, false, TaskResult::Complete, actions, |_, _| true);
+    }
+
+    /// The function concerns commands with the shell, too, that its LUN does not name any more: `runs` picks
+    /// them, they are aborted, and the function waits for them.
+    pub fn abort_also(&mut self, id: ManagementId, runs: impl Fn(TaskId) -> bool, actions: &mut Vec<Action>) {
+        let picked = |(id, task): &(TaskId, &Task)| task.state == State::Executing && runs(*id);
+        let ids: Vec<TaskId> = self.tasks.iter().filter(picked).map(|(id, _)| id).collect();
+        for task in ids {
+            self.abort(task, actions);
+            if let Some(management) = self.management.iter_mut().find(|management| management.id == id) {
+                management.waiting.insert(task);
+            }
+        }
     }
 
     /// Ends the connection without a word: every command is aborted. The session is over when

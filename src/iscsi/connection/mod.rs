@@ -53,6 +53,8 @@ impl TaskId {
 pub struct Limits {
     /// From the accept to the end of the login.
     pub login_timeout: Duration,
+    /// From the accept to the end of a discovery session: it asks, and leaves.
+    pub discovery_lifetime: Duration,
     /// After this long without a byte the initiator is pinged,
     pub idle_before_ping: Duration,
     /// and after this much longer without a byte it is gone.
@@ -69,6 +71,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             login_timeout: Duration::from_secs(15),
+            discovery_lifetime: Duration::from_secs(60),
             idle_before_ping: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(30),
             command_bytes: 8 << 20,

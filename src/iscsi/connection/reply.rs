@@ -37,11 +37,14 @@ pub struct Reply<'a> {
     /// SCSI status byte.
     pub status: u8,
     pub sense: &'a [u8],
-    /// All the command has to give; what is beyond the expected length is cut off and shows as
+    /// What the command has to give; what is beyond the expected length is cut off and shows as
     /// overflow.
     pub data: Data<'a>,
     /// Data-out the command asked for by its CDB, in bytes; zero for one that takes none.
     pub wanted: u64,
+    /// Data-in the command asked for by its CDB, in bytes, where that is more than `data`: the rest was not
+    /// fetched, because the initiator does not expect it, and shows as overflow.
+    pub gives: u64,
 }
 
 impl Connection {
@@ -50,7 +53,7 @@ impl Connection {
         let Some(task) = self.tasks.remove(id) else { return };
         self.window.set_in_progress(self.tasks.queued());
         if !task.aborted && !matches!(self.phase, Phase::Closing) {
-            let gives = reply.data.len() as u64;
+            let gives = reply.gives.max(reply.data.len() as u64);
             let residual = residual(task.read, task.write, task.expected, gives, reply.wanted);
             let sent = if task.read { reply.data.len().min(task.expected as usize) } else { 0 };
             let with_data = sent > 0 && reply.status == GOOD && reply.sense.is_empty();
@@ -73,7 +76,7 @@ impl Connection {
     /// The command is over without effect, as [`Action::Abort`] asked. One that nobody asked to
     /// abort is answered TASK ABORTED, so that no initiator waits for ever.
     pub fn aborted(&mut self, id: TaskId, actions: &mut Vec<Action>) {
-        let reply = Reply { status: TASK_ABORTED, sense: &[], data: Data::None, wanted: 0 };
+        let reply = Reply { status: TASK_ABORTED, sense: &[], data: Data::None, wanted: 0, gives: 0 };
         self.complete(id, &reply, actions);
     }
 

@@ -154,3 +154,17 @@ fn units_have_their_own_attentions() {
     assert_eq!(drain(&mut rig), []);
     assert_eq!(drain_at(&mut rig, 1), [(0x29, 0x03)]);
 }
+
+/// A volume that took another one's LUN between two commands of a host is not what the host knows there.
+#[test]
+fn another_unit_at_the_same_lun_is_a_new_one() {
+    let mut rig = Rig::new();
+    assert_eq!(drain(&mut rig), []);
+    rig.changes.resets += 1;
+    rig.unit.identity.naa[15] ^= 1;
+    assert_eq!(drain(&mut rig), [(0x29, 0x00), (0x3f, 0x03)]);
+    rig.unit.identity.naa[15] ^= 1;
+    rig.inventory += 1;
+    assert_eq!(drain(&mut rig), [(0x29, 0x00), (0x3f, 0x03), (0x3f, 0x0e)]);
+    assert_eq!(drain(&mut rig), []);
+}

@@ -2,7 +2,7 @@
 
 use super::{BLOCKS, Rig, cdb_10, cdb_16};
 use crate::block::{Extent, Op, Outcome, Request};
-use crate::scsi::{DataIn, End, Medium, Progress, Reply, Sense, Status};
+use crate::scsi::{AccessState, DataIn, End, Medium, Progress, Reply, Sense, Status};
 
 /// A request's operation, its blocks and its bytes of data-out.
 type Started = (Op, Extent, usize);
@@ -384,4 +384,59 @@ fn outcomes_become_sense() {
     let mut medium = Rig::new().medium(&cdb_10(0x28, 0, 9, 1), &[]);
     next(&mut medium, &[]);
     assert_eq!(medium.completed(Outcome::Aborted, &[], &[]), Progress::Finished(End::Aborted));
+}
+
+/// What is read from the medium is what the command was let in for, whatever its CDB asks for.
+#[test]
+fn reads_take_no_more_than_the_initiator_has_room_for() {
+    let mut rig = Rig::new();
+    let cdb = cdb_10(0x28, 0, 64, 16 * 1024);
+    for (room, blocks) in [(512, 1), (513, 2), (1 << 20, 2048), (u32::MAX, 16 * 1024)] {
+        rig.room = room;
+        let mut medium = rig.medium(&cdb, &[]);
+        assert_eq!(next(&mut medium, &[]), (Op::Read, Extent::new(64, blocks), 0), "{room}");
+        let reply = ends_well(&mut medium, &[0; 512], &[]);
+        assert_eq!((reply.data_in, reply.gives), (DataIn::Medium, 8 << 20));
+    }
+    rig.room = 0;
+    let reply = rig.reply(&cdb, &[]);
+    assert_eq!((reply.status, reply.data_in, reply.gives), (Status::Good, DataIn::None, 8 << 20));
+    rig.access.own.state = AccessState::Standby;
+    assert_eq!(rig.refused(&cdb), Sense::STANDBY);
+    rig.access.own.state = AccessState::ActiveOptimized;
+    let beyond = cdb_10(0x28, 0, u32::try_from(BLOCKS).unwrap(), 1);
+    assert_eq!(rig.refused(&beyond), Sense::LBA_OUT_OF_RANGE);
+}
+
+#[test]
+fn verify_reads_piece_by_piece() {
+    let mut rig = Rig::new();
+    let data: Vec<u8> = (0..300 * 512_u32).map(|at| (at / 512).to_le_bytes()[0]).collect();
+    let pieces = [(9, 128), (137, 128), (265, 44)].map(|(lba, blocks)| Extent::new(lba, blocks));
+    for different in [None, Some(0), Some(1), Some(2)] {
+        let mut medium = rig.medium(&cdb_10(0x2f, 0x02, 9, 300), &data);
+        let mut at = 0;
+        for (number, piece) in pieces.into_iter().enumerate() {
+            assert_eq!(next(&mut medium, &data), (Op::Read, piece, 0));
+            let end = at + usize::try_from(piece.bytes()).unwrap();
+            let mut read = data[at..end].to_vec();
+            if different == Some(number) {
+                read[5] ^= 1;
+                let reply = finished(medium.completed(Outcome::Good, &read, &data));
+                assert_eq!(reply.sense, Some(Sense::MISCOMPARE));
+                break;
+            }
+            at = end;
+            match medium.completed(Outcome::Good, &read, &data) {
+                Progress::Pending => assert!(number < 2),
+                end => {
+                    assert_eq!((number, finished(end).status), (2, Status::Good));
+                }
+            }
+        }
+    }
+    let mut medium = rig.medium(&cdb_10(0x2f, 0, 9, 300), &[]);
+    assert_eq!(next(&mut medium, &[]), (Op::Read, pieces[0], 0));
+    let reply = finished(medium.completed(Outcome::ReadError, &[], &[]));
+    assert_eq!(reply.sense, Some(Sense::READ_ERROR.with_information(9)));
 }

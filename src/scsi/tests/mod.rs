@@ -23,6 +23,8 @@ struct Rig {
     changes: Changes,
     space: Option<Space>,
     nexus: Nexus,
+    /// Data-in that the initiator takes.
+    room: u32,
     out: Vec<u8>,
 }
 
@@ -62,6 +64,7 @@ impl Rig {
             changes: Changes::default(),
             space: None,
             nexus: Nexus::new(UnitAttention::PowerOn),
+            room: u32::MAX,
             out: Vec::new(),
         }
     }
@@ -96,7 +99,7 @@ impl Rig {
         let view = View { port: &self.port, luns: &self.luns, inventory: self.inventory, unit };
         let mut whole = [0; 16];
         whole[..cdb.len()].copy_from_slice(cdb);
-        execute(&view, &mut self.nexus, &Arrival { cdb: &whole, data }, &mut self.out)
+        execute(&view, &mut self.nexus, &Arrival { cdb: &whole, data, room: self.room }, &mut self.out)
     }
 
     fn run(&mut self, cdb: &[u8], data: &[u8]) -> Execution {

@@ -48,7 +48,7 @@ fn check_condition_brings_its_sense() {
     rig.read(5, 512);
     let command = rig.executed().remove(0);
     let sense = [0x70, 0, 5, 0, 0, 0, 0, 10];
-    let reply = Reply { status: 2, sense: &sense, data: Data::None, wanted: 0 };
+    let reply = Reply { status: 2, sense: &sense, data: Data::None, wanted: 0, gives: 0 };
     rig.connection.complete(command.task, &reply, &mut rig.actions);
     let Received { pdu: Pdu::ScsiResponse(pdu), data } = rig.one() else { panic!() };
     assert_eq!((pdu.status, pdu.residual), (2, Residual::Underflow(512)));

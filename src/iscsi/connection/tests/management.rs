@@ -122,12 +122,12 @@ fn a_reset_from_another_session() {
     let mut rig = Rig::logged_in(b"");
     rig.read(5, 512);
     let command = rig.executed().remove(0);
-    rig.connection.abort_outside(Some(0), 42, &mut rig.actions);
+    rig.connection.abort_outside(Some(0), |_| None, 42, &mut rig.actions);
     assert!(matches!(rig.actions[..], [Action::Abort(_)]));
     rig.connection.aborted(command.task, &mut rig.actions);
     assert!(matches!(rig.actions[..], [Action::Abort(_), Action::AbortsOver { token: 42 }]));
     assert!(rig.receive().is_empty());
-    rig.connection.abort_outside(None, 43, &mut rig.actions);
+    rig.connection.abort_all_outside(43, &mut rig.actions);
     assert!(matches!(rig.actions.last(), Some(Action::AbortsOver { token: 43 })), "nothing to wait for");
 }
 
@@ -138,7 +138,7 @@ fn a_reset_from_another_session_while_data_arrive() {
     let mut bytes = Vec::new();
     frame::append(&mut bytes, command.encode(), &pattern(4096), Digests::NONE);
     rig.send_raw(&bytes[..1000]);
-    rig.connection.abort_outside(None, 1, &mut rig.actions);
+    rig.connection.abort_all_outside(1, &mut rig.actions);
     assert!(matches!(rig.actions[..], [Action::AbortsOver { token: 1 }]));
     rig.send_raw(&bytes[1000..]);
     assert!(rig.executed().is_empty());
@@ -179,4 +179,33 @@ fn terminate_aborts_everything_and_says_nothing() {
     assert!(rig.connection.is_closing() && !rig.connection.is_quiet());
     rig.good(running.task, &[0; 512], 0);
     assert!(rig.connection.is_quiet() && rig.receive().is_empty());
+}
+
+/// The LUN of a command that has started may name another unit by now, or none.
+#[test]
+fn a_reset_goes_by_the_unit_of_what_runs() {
+    let mut rig = Rig::logged_in(b"");
+    rig.read(5, 512);
+    rig.read(6, 512);
+    let started: Vec<TaskId> = rig.executed().iter().map(|command| command.task).collect();
+    let [first, second] = started[..] else { panic!() };
+    let runs = |task| Some(task == second);
+    assert!(rig.connection.abort_outside(Some(0), runs, 1, &mut rig.actions));
+    assert!(matches!(rig.actions[..], [Action::Abort(task)] if task == second));
+    rig.actions.clear();
+    assert!(!rig.connection.abort_outside(None, |_| Some(false), 2, &mut rig.actions));
+    assert!(matches!(rig.actions[..], [Action::AbortsOver { token: 2 }]));
+    rig.connection.aborted(second, &mut rig.actions);
+    assert!(matches!(rig.actions[1..], [Action::AbortsOver { token: 1 }]));
+    rig.good(first, &[0; 512], 0);
+    assert_eq!(rig.receive().len(), 1);
+}
+
+#[test]
+fn a_discovery_session_ends_by_itself() {
+    let mut rig = Rig::logged_in(b"SessionType=Discovery\0");
+    let end = Time::ZERO + Limits::default().discovery_lifetime;
+    assert!(rig.connection.next_timeout() <= end);
+    rig.connection.handle_timeout(end);
+    assert!(rig.connection.is_closing());
 }

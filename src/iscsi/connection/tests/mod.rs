@@ -150,7 +150,7 @@ impl Rig {
     }
 
     fn good(&mut self, task: TaskId, data: &[u8], wanted: u64) {
-        let reply = Reply { status: 0, sense: &[], data: Data::Bytes(data), wanted };
+        let reply = Reply { status: 0, sense: &[], data: Data::Bytes(data), wanted, gives: 0 };
         self.connection.complete(task, &reply, &mut self.actions);
     }
 
