@@ -169,6 +169,11 @@ vlun = [
 
 /// One array, or a mirrored pair, on loopback, with a volume for the benchmark.
 pub fn bench_plan(program: &Path, directory: &Path, pair: bool) -> io::Result<Plan> {
+    loopback_plan(program, directory, pair, &bench_objects(pair))
+}
+
+/// One array, or a mirrored pair, on loopback, with the objects of a TOML text.
+pub fn loopback_plan(program: &Path, directory: &Path, pair: bool, objects: &str) -> io::Result<Plan> {
     fs::create_dir_all(directory)?;
     let mut ports = Vec::new();
     for _ in 0..7 {
@@ -187,7 +192,7 @@ pub fn bench_plan(program: &Path, directory: &Path, pair: bool) -> io::Result<Pl
     let nodes: &[Node] = if pair { &[Node::Witness, Node::A, Node::B] } else { &[Node::A] };
     let parts =
         nodes.iter().map(|&node| part(node, directory, None, &address)).collect::<io::Result<Vec<_>>>()?;
-    let objects = create(&directory.join("objects.toml"), &bench_objects(pair))?;
+    let objects = create(&directory.join("objects.toml"), objects)?;
     Ok(Plan { program: program.to_owned(), parts, objects, host: None, directory: directory.to_owned() })
 }
 

@@ -4,7 +4,9 @@
 mod plan;
 mod process;
 
-pub use plan::{BENCH_IQN, BENCH_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, demo_plan, lab_plan};
+pub use plan::{
+    BENCH_IQN, BENCH_LUN, OUTSIDE_IQN, OUTSIDE_LUN, Plan, bench_plan, demo_plan, lab_plan, loopback_plan,
+};
 pub use process::Process;
 
 use serde_json::Value;
@@ -214,11 +216,16 @@ impl Site {
         Err(io::Error::other(format!("twinlun {}: {said}", arguments.join(" "))))
     }
 
-    /// The only group, in the array's own words.
-    fn group(&mut self, node: Node) -> io::Result<Value> {
+    /// Every group of an array, in its own words.
+    pub fn groups(&mut self, node: Node) -> io::Result<Vec<Value>> {
         let said = self.cli(node, &["showrcopy", "--json"])?;
         let value: Value = serde_json::from_str(&said).map_err(io::Error::other)?;
-        value["groups"].get(0).cloned().ok_or_else(|| io::Error::other("no group yet"))
+        Ok(value["groups"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// The only group, in the array's own words.
+    fn group(&mut self, node: Node) -> io::Result<Value> {
+        self.groups(node)?.into_iter().next().ok_or_else(|| io::Error::other("no group yet"))
     }
 
     /// What an array says of the group.
