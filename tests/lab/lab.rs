@@ -11,6 +11,7 @@ use crate::network::{Network, Node, Plane};
 use crate::outside::Outside;
 use crate::rows::{Expects, Row};
 use crate::site::{self, Site};
+use crate::wire::Wire;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::io;
@@ -80,6 +81,8 @@ pub struct Lab {
     guest: Guest,
     site: Site,
     disk: Option<(Node, Disk)>,
+    /// Legs that are long for the row.
+    wires: Vec<Wire>,
     network: Network,
     judge: Judge,
     log: SocketAddr,
@@ -119,6 +122,7 @@ impl Lab {
             guest,
             site,
             disk: None,
+            wires: Vec::new(),
             network,
             judge,
             log,
@@ -186,6 +190,7 @@ impl Lab {
         self.outside = None;
         self.load = None;
         load::forget(&mut self.guest)?;
+        self.wires.clear();
         self.network.heal_all()?;
         self.site.kill_all()?;
         self.disk = None;
@@ -273,6 +278,7 @@ impl Lab {
     /// Undoes whatever is still broken, also after a row that gave up half-way.
     fn undo_everything(&mut self, why: &mut Vec<String>) {
         let healed = (|| -> Result<(), Error> {
+            self.wires.clear();
             self.network.heal_all()?;
             if let Some((_, disk)) = &mut self.disk {
                 disk.thaw()?;

@@ -141,6 +141,31 @@ impl Network {
         Ok(())
     }
 
+    /// The TCP connection of `node` with that local port stands still, both ways, until all is healed.
+    pub fn stall_connection(&self, node: Node, local_port: u16) -> io::Result<()> {
+        let namespace = self.namespace(node);
+        for rule in [
+            "add table ip lab".to_owned(),
+            "add chain ip lab in { type filter hook input priority 0; }".to_owned(),
+            "add chain ip lab out { type filter hook output priority 0; }".to_owned(),
+            format!("add rule ip lab in tcp dport {local_port} drop"),
+            format!("add rule ip lab out tcp sport {local_port} drop"),
+        ] {
+            run("ip", &["netns", "exec", &namespace, "nft", &rule])?;
+        }
+        Ok(())
+    }
+
+    /// The leg of a node on a plane, for a [`Wire`](crate::wire::Wire).
+    pub fn leg(&self, node: Node, plane: Plane) -> Leg {
+        let n = plane as u8;
+        Leg {
+            switch: self.switch_namespace(),
+            port: format!("{}-{n}", node.name()),
+            bridge: format!("br{n}"),
+        }
+    }
+
     /// The TCP connection of `node` with that local port is answered with a reset from now on.
     pub fn break_connection(&self, node: Node, local_port: u16) -> io::Result<()> {
         let namespace = self.namespace(node);
@@ -184,18 +209,95 @@ impl Network {
 
     /// A listener inside the namespace of `node`, on any port of `address`.
     pub fn listen(&self, node: Node, address: &str) -> io::Result<(TcpListener, SocketAddr)> {
-        let namespace = fs::File::open(format!("/run/netns/{}", self.namespace(node)))?;
         let address = format!("{address}:0");
-        // A thread of its own: a namespace belongs to a thread, a socket to where it was made.
-        let made = std::thread::spawn(move || -> io::Result<TcpListener> {
-            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            TcpListener::bind(address)
-        });
-        let listener = made.join().map_err(|_| io::Error::other("the listening thread panicked"))??;
+        let listener = in_namespace(&self.namespace(node), move || TcpListener::bind(address))?;
         let local = listener.local_addr()?;
         Ok((listener, local))
     }
 }
+
+/// Makes something inside a namespace, on a thread of its own: a namespace belongs to a thread, a
+/// socket or tap to where it was made.
+pub fn in_namespace<T: Send + 'static>(
+    name: &str,
+    make: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let namespace = fs::File::open(format!("/run/netns/{name}"))?;
+    let made = std::thread::spawn(move || -> io::Result<T> {
+        nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        make()
+    });
+    made.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
+}
+
+/// Where a node is plugged into the switch of a plane.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    switch: String,
+    port: String,
+    bridge: String,
+}
+
+impl Leg {
+    pub fn switch_namespace(&self) -> &str {
+        &self.switch
+    }
+
+    /// Names of the two taps: at the switch, and at the node.
+    pub fn taps(&self) -> [String; 2] {
+        [format!("n{}", self.port), format!("f{}", self.port)]
+    }
+
+    fn far_bridge(&self) -> String {
+        format!("b{}", self.port)
+    }
+
+    /// Unplugs the node and puts a tap at each end.
+    pub fn open_up(&self) -> io::Result<()> {
+        let Self { switch, port, bridge } = self;
+        let ([near, far], far_bridge) = (self.taps(), self.far_bridge());
+        ip(&format!("-n {switch} link add {far_bridge} type bridge"))?;
+        ip(&format!("-n {switch} link set {far_bridge} up"))?;
+        for (tap, bridge) in [(&near, bridge), (&far, &far_bridge)] {
+            ip(&format!("-n {switch} tuntap add {tap} mode tap"))?;
+            ip(&format!("-n {switch} link set {tap} master {bridge} up"))?;
+        }
+        ip(&format!("-n {switch} link set {port} master {far_bridge}"))
+    }
+
+    /// Plugs the node in again.
+    pub fn close_up(&self) -> io::Result<()> {
+        let Self { switch, port, bridge } = self;
+        ip(&format!("-n {switch} link set {port} master {bridge}"))?;
+        for tap in self.taps() {
+            ip(&format!("-n {switch} link del {tap}"))?;
+        }
+        ip(&format!("-n {switch} link del {}", self.far_bridge()))
+    }
+}
+
+#[allow(unsafe_code, reason = "there is no other way to attach to a tap")]
+mod tap {
+    // TUNSETIFF of linux/if_tun.h, with a struct ifreq.
+    nix::ioctl_write_ptr_bad!(set_interface, 0x4004_54ca, [u8; 40]);
+
+    pub fn attach(name: &str) -> std::io::Result<std::fs::File> {
+        use std::os::fd::AsRawFd;
+        // IFF_TAP | IFF_NO_PI: whole frames and nothing else.
+        const FLAGS: u16 = 0x0002 | 0x1000;
+        let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+        let mut request = [0; 40];
+        for (place, byte) in request[..15].iter_mut().zip(name.bytes()) {
+            *place = byte;
+        }
+        request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+        // SAFETY: the descriptor is open, and the request is as long as a struct ifreq.
+        unsafe { set_interface(file.as_raw_fd(), &raw const request) }?;
+        Ok(file)
+    }
+}
+
+pub use tap::attach as attach_tap;
 
 impl Drop for Network {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 //! pair healthy again; what was lost, and the gaps, are judged around it by the lab.
 
 mod disks;
+mod ghosts;
 mod limits;
 mod links;
 mod processes;
@@ -29,7 +30,7 @@ impl Row {
     /// The array whose volumes lie on a disk of their own for this row.
     pub fn own_disk(&self) -> Option<Node> {
         match self.id {
-            "F22" | "F29A" => Some(Node::A),
+            "F22" | "F29A" | "GHOST-ABORT" | "GHOST-LOGIN" | "GHOST-HANDOVER" => Some(Node::A),
             "F23" | "F29B" => Some(Node::B),
             _ => None,
         }
@@ -60,7 +61,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 41] = [
+pub const ROWS: [Row; 46] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -125,6 +126,12 @@ pub const ROWS: [Row; 41] = [
     row("F23", "the secondary's disk hangs", Some((3_000, 3_000)), disks::secondary_disk_hangs),
     row("F24", "the links come and go every second", Some((3_000, 3_000)), links::links_flap),
     row("F25", "the links carry one direction only, either", Some((3_000, 3_000)), links::links_cut_one_way),
+    row(
+        "F26",
+        "witness 150 ms away, the arrays 5 ms, frames lost and reordered; then A is killed",
+        Some((6_000, 9_000)),
+        links::far_apart,
+    ),
     row("F27", "the primary is stopped in order", Some((1_000, 3_000)), processes::primary_stopped),
     row(
         "F28",
@@ -156,6 +163,15 @@ pub const ROWS: [Row; 41] = [
         Some((3_000, 3_000)),
         processes::secondary_then_witness,
     ),
+    row(
+        "GHOST-ABORT",
+        "writes lie in A's disk for 20 s, are tried again on B, written over, and let go; A -> B -> A",
+        None,
+        ghosts::disk_and_aborts,
+    ),
+    row("GHOST-LOGIN", "the same, while hosts log in to A again", None, ghosts::disk_and_reinstatement),
+    row("GHOST-HANDOVER", "the same, while A is reached and hands over", None, ghosts::disk_and_hand_over),
+    row("GHOST-LANE", "a lane between the arrays stands still for 20 s", None, ghosts::stuck_lane),
     row("DELTA", "after F6 the returning array copies less than 1 % of 10 GiB", None, limits::delta),
     row(
         "STALL",

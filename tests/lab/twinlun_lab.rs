@@ -14,6 +14,7 @@ mod rows;
 #[allow(dead_code, unused_imports, reason = "lab, demo and benchmark each use a part of it")]
 #[path = "../site/site.rs"]
 mod site;
+mod wire;
 
 use clap::Parser;
 use lab::{Lab, Options, Outcome};

@@ -4,6 +4,7 @@ use super::{Error, IN_SYNC_LIMIT, Lab, POLL, SWITCHOVER_LIMIT};
 use crate::disk::Disk;
 use crate::network::{Node, Plane};
 use crate::site::Status;
+use crate::wire::{Distance, Wire};
 use serde_json::json;
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,7 +28,20 @@ impl Lab {
         Ok(self.network.break_connection(Node::A, port)?)
     }
 
+    /// The same connection stands still instead, with what is in it.
+    pub fn stall_busiest_lane(&mut self) -> Result<(), Error> {
+        let port = self.network.busiest_connection(Node::A, &Node::B.ip(Plane::Replication))?;
+        Ok(self.network.stall_connection(Node::A, port)?)
+    }
+
+    /// That leg is long from now on, until all is healed.
+    pub fn lengthen(&mut self, node: Node, plane: Plane, distance: Distance) -> Result<(), Error> {
+        self.wires.push(Wire::insert(self.network.leg(node, plane), distance)?);
+        Ok(())
+    }
+
     pub fn heal_all(&mut self) -> Result<(), Error> {
+        self.wires.clear();
         Ok(self.network.heal_all()?)
     }
 

@@ -4,6 +4,7 @@ use super::{AFTER, SETTLE, TAKEOVER, check, rest, taken_over};
 use crate::lab::{Error, Lab};
 use crate::network::{Node, Plane};
 use crate::site::Role;
+use crate::wire::Distance;
 use std::time::Duration;
 
 pub fn links_cut(lab: &mut Lab) -> Result<(), Error> {
@@ -165,6 +166,33 @@ pub fn links_cut_one_way(lab: &mut Lab) -> Result<(), Error> {
         lab.wait_in_sync()?;
     }
     Ok(())
+}
+
+/// Metro distances: nothing comes of them but time, and a failover takes little longer.
+pub fn far_apart(lab: &mut Lab) -> Result<(), Error> {
+    let long = |round_trip: u64| Distance {
+        one_way: Duration::from_micros(round_trip * 500),
+        lost: 1_000,
+        reordered: 10_000,
+    };
+    let before = lab.status(Node::A)?;
+    lab.lengthen(Node::Witness, Plane::Witness, long(150))?;
+    lab.lengthen(Node::B, Plane::Replication, long(5))?;
+    rest(Duration::from_secs(20));
+    let after = lab.status(Node::A)?;
+    check(after.serves && after.in_sync && after.epoch == before.epoch, || {
+        format!("distance alone changed something: {before:?}, then {after:?}")
+    })?;
+    lab.switch_over()?;
+    rest(SETTLE);
+    lab.switch_over()?;
+    rest(SETTLE);
+    lab.kill(Node::A)?;
+    taken_over(lab)?;
+    rest(AFTER);
+    lab.start(Node::A)?;
+    lab.wait_in_sync()?;
+    lab.heal_all()
 }
 
 pub fn witness_lost_then_links(lab: &mut Lab) -> Result<(), Error> {
