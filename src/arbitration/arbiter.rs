@@ -64,6 +64,11 @@ pub enum ArbiterAction {
         transition: Option<Transition>,
         round: u64,
     },
+    /// A voter refused what this array proposes; `promise`: the one to another array that binds it.
+    Refused {
+        by: Voter,
+        promise: Option<Promise>,
+    },
     /// Two overrides met.
     Split,
     /// The group has a tombstone now.
@@ -433,7 +438,10 @@ impl Arbiter {
             }
             (Body::Accepted { ballot }, _) => self.accepted(from, ballot),
             (Body::Refused { ballot, promised, promise }, _) => {
-                self.refused(from, ballot, promised, promise, now);
+                let running = self.refused(from, ballot, promised, promise, now);
+                if running {
+                    out.push(ArbiterAction::Refused { by: from, promise });
+                }
             }
             _ => {}
         }

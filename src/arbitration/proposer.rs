@@ -339,6 +339,7 @@ impl Arbiter {
         self.note_contact(from);
     }
 
+    /// False: the refusal of another attempt than the running one.
     pub(super) fn refused(
         &mut self,
         from: Voter,
@@ -346,7 +347,7 @@ impl Arbiter {
         promised: Ballot,
         promise: Option<Promise>,
         now: Now,
-    ) {
+    ) -> bool {
         self.proposer.highest = self.proposer.highest.max(promised);
         let me = self.me;
         if !self.is_primary()
@@ -354,10 +355,10 @@ impl Arbiter {
         {
             self.proposer.not_before(now.grantor + promise.remaining);
         }
-        let Some(heard) = self.heard_mut(from, ballot) else { return };
+        let Some(heard) = self.heard_mut(from, ballot) else { return false };
         heard.refused = true;
         self.note_contact(from);
-        let Some(running) = self.proposer.running else { return };
+        let Some(running) = self.proposer.running else { return false };
         let hopeless = |voter: Voter, heard: Heard| {
             heard.refused || self.other(voter).connection.is_none() || running.around == Some(voter)
         };
@@ -366,6 +367,7 @@ impl Arbiter {
         if first || (hopeless(peer, running.peer) && hopeless(witness, running.witness)) {
             self.give_up(now, self.timers.heartbeat / 2);
         }
+        true
     }
 
     // Phase 1.

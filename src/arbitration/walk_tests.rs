@@ -181,7 +181,7 @@ impl World {
                         self.trace.join("\n")
                     );
                 }
-                ArbiterAction::Removed => {}
+                ArbiterAction::Refused { .. } | ArbiterAction::Removed => {}
             }
         }
     }

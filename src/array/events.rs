@@ -1,12 +1,14 @@
 //! The event log: what happened, in words, with the epoch it happened in. Bounded; the newest
-//! entries stay.
+//! entries stay, over restarts too.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::arbitration::{Config, InSync, Quorum, Transition};
+use crate::arbitration::{Config, InSync, Quorum, Transition, Voter};
 use crate::group::{LogEntry, SessionEnd};
+use crate::store::EventFile;
 
 /// Entries kept in memory: some days of a pair whose links flap.
 const ENTRIES: usize = 4096;
@@ -14,7 +16,7 @@ const ENTRIES: usize = 4096;
 /// One line of `showeventlog`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Counts all entries since the start; gaps never occur.
+    /// Counts all entries of the array; a gap is what a disk had no room for.
     pub id: u64,
     /// Seconds since 1970.
     pub time: u64,
@@ -24,26 +26,88 @@ pub struct Entry {
     pub text: String,
 }
 
+impl Entry {
+    fn to_line(&self) -> String {
+        let Self { id, time, group, epoch, text } = self;
+        serde_json::json!({ "id": id, "time": time, "group": group, "epoch": epoch, "text": text })
+            .to_string()
+    }
+
+    /// `None`: no entry, or a part of one.
+    fn from_line(line: &str) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(Self {
+            id: value["id"].as_u64()?,
+            time: value["time"].as_u64()?,
+            group: value["group"].as_str().map(str::to_owned),
+            epoch: value["epoch"].as_u64(),
+            text: value["text"].as_str()?.to_owned(),
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    entries: VecDeque<Entry>,
+    file: Option<EventFile>,
+    /// Entries that the file had no room for since the last that it took.
+    left_out: u64,
+}
+
 /// The log; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct EventLog(Arc<Mutex<(u64, VecDeque<Entry>)>>);
+pub struct EventLog(Arc<Mutex<Inner>>);
 
 impl EventLog {
+    /// A log that goes on where the one of the former life ended. Without its file it starts anew, and
+    /// says so: an array does not stay down for want of its log.
+    pub fn open(path: &Path) -> Self {
+        let log = Self::default();
+        match EventFile::open(path) {
+            Ok((file, lines)) => {
+                let mut inner = log.lock();
+                let entries = lines.iter().filter_map(|line| Entry::from_line(line));
+                inner.entries.extend(entries.skip(lines.len().saturating_sub(ENTRIES)));
+                inner.last = inner.entries.iter().map(|entry| entry.id).max().unwrap_or(0);
+                inner.file = Some(file);
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the event log starts anew, in memory only");
+            }
+        }
+        log
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn add(&self, group: Option<String>, epoch: Option<u64>, text: String) {
         tracing::info!(group = group.as_deref().unwrap_or("-"), epoch, "{text}");
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        log.0 += 1;
-        let id = log.0;
-        if log.1.len() == ENTRIES {
-            log.1.pop_front();
+        let mut log = self.lock();
+        log.last += 1;
+        let entry = Entry { id: log.last, time, group, epoch, text };
+        if let Some(file) = &log.file
+            && !file.append(entry.to_line())
+        {
+            log.left_out += 1;
+            if log.left_out == 1 {
+                tracing::warn!("the event log's disk does not keep up: events are left out of its file");
+            }
+        } else {
+            log.left_out = 0;
         }
-        log.1.push_back(Entry { id, time, group, epoch, text });
+        if log.entries.len() >= ENTRIES {
+            log.entries.pop_front();
+        }
+        log.entries.push_back(entry);
     }
 
     /// The entries kept, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.iter().cloned().collect()
+        self.lock().entries.iter().cloned().collect()
     }
 }
 
@@ -62,6 +126,13 @@ fn describe(config: &Config) -> String {
         counter => format!("lineage {counter}, "),
     };
     format!("{lineage}epoch {}: primary {}, {in_sync}, quorum {quorum}", config.epoch.0, config.primary)
+}
+
+fn voter(voter: Voter) -> String {
+    match voter {
+        Voter::Array(side) => format!("array {side}"),
+        Voter::Witness => "the witness".into(),
+    }
 }
 
 /// A control's log entry in words.
@@ -83,6 +154,16 @@ pub fn say(entry: &LogEntry) -> String {
         }
         LogEntry::Serving(true) => "serves".into(),
         LogEntry::Serving(false) => "serves no longer".into(),
+        LogEntry::NotServing { reason } => format!("does not serve: {reason}"),
+        LogEntry::Refused { by, promise: Some(promise) } => format!(
+            "{} refuses: it has promised to accept nobody but array {} for another {:.1} s",
+            voter(*by),
+            promise.holder,
+            promise.remaining.as_secs_f64()
+        ),
+        LogEntry::Refused { by, promise: None } => {
+            format!("{} refuses: another proposal came first, or it knows more", voter(*by))
+        }
         LogEntry::LeaseLost => "the lease has run out".into(),
         LogEntry::Link(true) => "the other array is reached".into(),
         LogEntry::Link(false) => "the other array is lost".into(),
@@ -127,5 +208,30 @@ pub fn say(entry: &LogEntry) -> String {
         }
         LogEntry::DataDirHangs(false) => "data_dir finishes its writes again".into(),
         LogEntry::SplitBrain => "two histories have met (override on both sides)".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_goes_on_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events");
+        let log = EventLog::open(&path);
+        log.add(Some("g".into()), Some(7), "one\nof two lines".into());
+        log.add(None, None, "two".into());
+        drop(log);
+        let entries = (0..2000).find_map(|_| {
+            let entries = EventLog::open(&path).entries();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            (entries.len() == 2).then_some(entries)
+        });
+        let entries = entries.unwrap();
+        assert_eq!((entries[0].epoch, entries[0].text.as_str()), (Some(7), "one\nof two lines"));
+        let log = EventLog::open(&path);
+        log.add(None, None, "three".into());
+        assert_eq!(log.entries().last().map(|entry| entry.id), Some(3));
     }
 }

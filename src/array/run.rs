@@ -190,7 +190,7 @@ async fn serve(
         volumes.clone(),
         Arc::clone(&views),
     );
-    let log = EventLog::default();
+    let log = EventLog::open(&data_dir.events());
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(RunError::Random)?;
     let identity = data_dir.identity();
@@ -238,7 +238,13 @@ async fn serve(
         controller.add_group(&group, record, Life::Restarted, members, false);
     }
     exports.rebuild(&handle);
-    log.add(None, None, format!("array {} starts (start {} of its data_dir)", handle.name, identity.boot));
+    let version = env!("CARGO_PKG_VERSION");
+    let start = identity.boot;
+    log.add(
+        None,
+        None,
+        format!("array {} starts, version {version} (start {start} of its data_dir)", handle.name),
+    );
 
     let lives = Lives::open(&config.array.data_dir, data_dir.engine())?;
     let hello = Hello {

@@ -391,6 +391,13 @@ pub enum Reason {
     Removed,
 }
 
+impl Reason {
+    /// Not over in a moment, whatever happens.
+    pub const fn lasts(self) -> bool {
+        !matches!(self, Self::Persisting | Self::Switching)
+    }
+}
+
 /// All that hosts and operators see of a group on this array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathView {
@@ -431,6 +438,15 @@ pub enum LogEntry {
     },
     /// This array starts or stops serving.
     Serving(bool),
+    /// Why this array does not serve, when that has changed.
+    NotServing {
+        reason: Reason,
+    },
+    /// A voter refuses what this array proposes, because of a promise to another or of a higher ballot.
+    Refused {
+        by: crate::arbitration::Voter,
+        promise: Option<crate::arbitration::Promise>,
+    },
     LeaseLost,
     Link(bool),
     Witness(bool),

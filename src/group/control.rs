@@ -19,6 +19,7 @@ use super::api::{
     Action, BootNonce, Command, Event, Life, LogEntry, Members, PathView, Policy, Refused, SessionEnd,
     SessionMessage, Settings,
 };
+use super::attempts::{Attempt, Attempts};
 use super::change::Changes;
 use super::disks::Disks;
 use super::overriding::Wanted;
@@ -82,6 +83,7 @@ pub struct Control {
     pub(super) arbiter: Arbiter,
     /// What arbitration wants done; goes out after the gate.
     pub(super) pending: Vec<ArbiterAction>,
+    pub(super) attempts: Attempts,
     /// The configuration the volumes know: durable here.
     pub(super) applied: Config,
     pub(super) link: Option<Link>,
@@ -132,6 +134,7 @@ impl Control {
             policy,
             arbiter,
             pending: Vec::new(),
+            attempts: Attempts::default(),
             applied,
             link: None,
             link_lost: None,
@@ -376,7 +379,7 @@ impl Control {
     /// Hands arbitration's writes and messages out. True: there were some.
     fn emit(&mut self, out: &mut Vec<Action>) -> bool {
         let mut pending = core::mem::take(&mut self.pending);
-        let any = !pending.is_empty();
+        let (any, epoch) = (!pending.is_empty(), self.arbiter.chosen().epoch);
         for action in pending.drain(..) {
             match action {
                 ArbiterAction::Persist { sequence, record } => {
@@ -389,7 +392,14 @@ impl Control {
                     self.log(LogEntry::Chosen { config: new }, out);
                 }
                 ArbiterAction::Proposed { transition, round } => {
-                    self.log(LogEntry::Proposed { transition, round }, out);
+                    if self.attempts.is_to_be_told(epoch, Attempt::Proposed(transition)) {
+                        self.log(LogEntry::Proposed { transition, round }, out);
+                    }
+                }
+                ArbiterAction::Refused { by, promise } => {
+                    if self.attempts.is_to_be_told(epoch, Attempt::Refused(by)) {
+                        self.log(LogEntry::Refused { by, promise }, out);
+                    }
                 }
                 ArbiterAction::Split => self.log(LogEntry::SplitBrain, out),
                 ArbiterAction::Removed => out.push(Action::Removed),

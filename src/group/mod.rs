@@ -2,6 +2,7 @@
 //! (who may serve), the mirror's volumes (what is equal) and the operator.
 
 mod api;
+mod attempts;
 mod change;
 mod control;
 mod disks;

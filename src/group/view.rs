@@ -3,7 +3,7 @@
 use crate::arbitration::{InSync, Quorum};
 use crate::time::Now;
 
-use super::api::{Action, GroupState, PathState, PathView, Reason, Role, SyncStatus};
+use super::api::{Action, GroupState, LogEntry, PathState, PathView, Reason, Role, SyncStatus};
 use super::control::Control;
 
 impl Control {
@@ -11,7 +11,10 @@ impl Control {
     pub(super) fn report(&mut self, now: Now, out: &mut Vec<Action>) {
         let view = self.look(now);
         if self.view != Some(view) {
-            self.view = Some(view);
+            let before = self.view.replace(view).and_then(|before| before.reason);
+            if let Some(reason) = view.reason.filter(|reason| before != Some(*reason) && reason.lasts()) {
+                self.log(LogEntry::NotServing { reason }, out);
+            }
             out.push(Action::Path(view));
         }
     }

@@ -178,6 +178,11 @@ impl DataDir {
         self.path.join("votes")
     }
 
+    /// The event log.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
     /// The object store.
     pub fn objects(&self) -> PathBuf {
         self.path.join("objects")

@@ -1,6 +1,7 @@
 //! Shells around disks: data files, dirty maps, votes, the object store.
 
 pub mod data_dir;
+mod event_file;
 mod handle;
 pub mod lives;
 #[cfg(test)]
@@ -11,6 +12,7 @@ pub mod records;
 pub mod volume_file;
 
 pub use data_dir::{DataDir, DataDirError, Identity, Owner};
+pub use event_file::EventFile;
 pub use handle::{Durability, Handle};
 pub use map_file::MapFile;
 pub use records::{RecordError, RecordFile, RecordTable};

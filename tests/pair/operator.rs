@@ -19,6 +19,15 @@ fn the_operator_puts_a_copy_in_sync_into_office_when_all_others_are_dead() {
     pair.witness.kill();
     a.daemon.kill();
     until("A is lost", LIMIT, || b.cli(&["showrcopy"]).contains("failed").then_some(()));
+    // The log says in words why nobody serves, and in which epoch.
+    until("the log says why", LIMIT, || {
+        let log = b.get("/api/twinlun/eventlog");
+        let entries = log["members"].as_array()?.clone();
+        let why = "does not serve: the other array is lost, and so is the witness";
+        let found =
+            entries.iter().find(|entry| entry["text"].as_str().is_some_and(|text| text.contains(why)))?;
+        (found["group"] == "g.r1" && found["epoch"].as_u64() == b.group()["epoch"].as_u64()).then_some(())
+    });
     let said = b.try_cli(&["setrcopygroup", "failover", "-f", "g"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("unless the other array went on alone"), "no witness was reached: {said}");
@@ -72,6 +81,8 @@ fn what_was_written_alone_is_kept_until_the_operator_discards_it() {
     a.cli(&["setrcopygroup", "discard", "-f", "g"]);
     b.until_in_sync();
     a.until_in_sync();
+    let log = b.cli(&["showeventlog", "--json"]);
+    assert_eq!(log.matches("array array-b starts").count(), 2, "the log of the former life is kept: {log}");
     until("reversed back", LIMIT, || {
         b.try_cli(&["setrcopygroup", "reverse", "g"]).status.success().then_some(())
     });
