@@ -9,6 +9,7 @@ mod hanging_disk;
 mod identity;
 mod idle;
 mod management;
+mod many_pairs;
 mod operator;
 mod site;
 mod story;

@@ -394,6 +394,18 @@ impl Pair {
         Self { a, b, witness, witness_port, witness_config, directory }
     }
 
+    /// Places for another pair that asks the same witness.
+    pub fn beside(&self, name: &str) -> (Place, Place) {
+        let directory = self.directory.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        let (mut a, mut b) = (Place::new(&directory, "array-a", "a"), Place::new(&directory, "array-b", "b"));
+        a.peer = Some((b.name.clone(), b.replication));
+        b.peer = Some((a.name.clone(), a.replication));
+        a.witness = Some(self.witness_port);
+        b.witness = Some(self.witness_port);
+        (a, b)
+    }
+
     /// Writes the usual objects: `v0` of 64 MiB in group `g`, seen by the tests' host as LUN 1.
     pub fn objects(&self) -> String {
         let path = self.directory.path().join("objects.toml");
