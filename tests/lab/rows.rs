@@ -61,7 +61,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 46] = [
+pub const ROWS: [Row; 47] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -156,6 +156,12 @@ pub const ROWS: [Row; 46] = [
         "the witness dies, A is pre-elected, then B dies",
         Some((3_000, 3_000)),
         processes::pre_elected_secondary_dies,
+    ),
+    row(
+        "F41",
+        "both are restarted one after the other, as for an upgrade, with a switchover between",
+        Some((1_000, 3_000)),
+        processes::upgraded,
     ),
     row(
         "F42",

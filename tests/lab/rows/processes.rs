@@ -61,6 +61,21 @@ pub fn primary_stopped(lab: &mut Lab) -> Result<(), Error> {
     lab.start(Node::A)
 }
 
+/// An upgrade of both: the secondary first, then the roles change, then the other one.
+pub fn upgraded(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.terminate(Node::B)?;
+    lab.start(Node::B)?;
+    lab.wait_in_sync()?;
+    lab.switch_over()?;
+    rest(AFTER);
+    lab.terminate(Node::A)?;
+    lab.start(Node::A)?;
+    lab.wait_in_sync()?;
+    let b = lab.status(Node::B)?;
+    check(b.serves, || format!("the restart of A cost B its place: {b:?}"))
+}
+
 pub fn switchovers(lab: &mut Lab) -> Result<(), Error> {
     rest(SETTLE);
     for _ in 0..20 {
