@@ -22,12 +22,13 @@ fn lie_in_the_disk(lab: &mut Lab, meanwhile: fn(&mut Lab) -> Result<(), Error>) 
     lab.cut(Node::A, Plane::Witness)?;
     taken_over(lab)?;
     meanwhile(lab)?;
-    rest(LIE.saturating_sub(frozen.elapsed()));
-    lab.disk(Node::A)?.thaw()?;
-    rest(LOOK / 4);
+    rest((LIE * 3 / 4).saturating_sub(frozen.elapsed()));
     let a = lab.status(Node::A)?;
     check(!a.serves, || format!("A serves though isolated: {a:?}"))?;
+    // B would catch A up, on a disk that still holds the old writes (trace T9).
     lab.heal_all()?;
+    rest(LIE.saturating_sub(frozen.elapsed()));
+    lab.disk(Node::A)?.thaw()?;
     return_to_a(lab)
 }
 
