@@ -94,6 +94,12 @@ pub enum Mutation {
     StoreFlushSkipped,
     /// A data file's own record is reported durable while it is not.
     VolumeRecordNotStable,
+    /// F14: what a region held counts as kept before it is on stable storage.
+    BeforeContentNotFlushed,
+    /// F14: a region is overwritten before the image's entry for it is on stable storage.
+    BeforeEntryNotFlushed,
+    /// F14: the secondary is joined before its image is gone for good.
+    BeforeOutlivesJoin,
     /// The name of a new data file is not made durable.
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::arbitration::{Connection, GroupId, Incarnation, Message, Side, Timers, Voter, VoterRecord};
+use crate::arbitration::{
+    Connection, GroupId, InSync, Incarnation, Message, Side, Timers, Voter, VoterRecord,
+};
 use crate::group::{Command, Control, Event, Life, PathView, Policy, Refused, Settings};
 use crate::link::channel::{self, Sender};
 use crate::link::lane::{LaneConnection, LaneEvent};
@@ -369,6 +371,17 @@ impl Controller {
     }
 
     fn path_changed(&mut self, group: GroupId, view: PathView) {
+        // The last moment at which a secondary knew that it held everything.
+        let before = self.parts.views.load().get(&group).copied();
+        let held = |view: PathView| {
+            view.in_sync == InSync::Both && view.link_up && view.role == crate::group::Role::Secondary
+        };
+        if before.is_some_and(held) && !held(view) {
+            let now = super::handle::now_seconds();
+            for volume in self.groups.get(&group).into_iter().flat_map(|entry| &entry.members) {
+                volume.was_in_sync_until(now);
+            }
+        }
         self.parts.views.rcu(|views| {
             let mut views = BTreeMap::clone(views);
             views.insert(group, view);

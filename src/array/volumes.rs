@@ -16,7 +16,7 @@ use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
 use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
 use crate::store::objects::{Objects, Provisioning, VirtualVolume};
-use crate::store::{DataFile, VolumeFileError};
+use crate::store::{DataFile, VolumeFileError, is_before_image};
 use crate::sys::engine::Engine;
 use crate::volume::{DataThread, Listener, Mailboxes, Volume};
 
@@ -33,6 +33,8 @@ pub enum OpenError {
     MapFile { path: PathBuf, source: io::Error },
     #[error("dirty map {path}: {source}", path = path.display())]
     Map { path: PathBuf, source: MapError },
+    #[error("the image beside {path} of what the copy held before its resync: {source}", path = path.display())]
+    Image { path: PathBuf, source: io::Error },
 }
 
 /// Opens volumes, keeps them, and writes their maps.
@@ -74,6 +76,11 @@ impl Listener for Maps {
     fn poke(&self, volume: VolumeId) {
         // Nobody listens any more only while the process ends.
         let _ = self.pokes.send(volume);
+    }
+
+    fn release_image(&self, volume: &Volume) {
+        let volume = volume.clone();
+        self.metadata.run(move || volume.release_image());
     }
 
     fn persist_map(&self, volume: &Volume) {
@@ -145,7 +152,10 @@ impl VolumeSet {
         let header = DirtyMap::file_header(geometry);
         let len = DirtyMap::file_len(geometry);
         match MapFile::create(&path, &header, len, self.data_dir.engine()) {
-            Ok(file) => Ok(self.adopt(geometry, data, file, DirtyMap::new(geometry))),
+            Ok(file) => {
+                data.keep_device_images_at(self.data_dir.volume(&volume.uuid.to_string()));
+                Ok(self.adopt(geometry, data, file, DirtyMap::new(geometry)))
+            }
             Err(source) => {
                 drop(data);
                 self.withdraw(volume);
@@ -169,7 +179,7 @@ impl VolumeSet {
         let claimed: Vec<_> = objects.volumes().map(|volume| volume.path.clone()).collect();
         let is_known = |id| objects.volumes().any(|volume| volume.volume_id() == id);
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
-            if claimed.contains(&path) {
+            if claimed.contains(&path) || is_before_image(&path) {
                 continue;
             }
             match DataFile::is_left_over(&path, is_known) {
@@ -205,7 +215,14 @@ impl VolumeSet {
         let (file, bytes) = MapFile::open(&path, DirtyMap::file_len(geometry), self.data_dir.engine())
             .map_err(|source| OpenError::MapFile { path: path.clone(), source })?;
         let map = DirtyMap::decode(geometry, &bytes).map_err(|source| OpenError::Map { path, source })?;
-        Ok(self.adopt(geometry, data, file, map))
+        data.keep_device_images_at(self.data_dir.volume(&volume.uuid.to_string()));
+        let image =
+            data.find_image().map_err(|source| OpenError::Image { path: volume.path.clone(), source })?;
+        let volume = self.adopt(geometry, data, file, map);
+        if let Some(image) = image {
+            volume.found_image(image);
+        }
+        Ok(volume)
     }
 
     fn adopt(&self, geometry: Geometry, data: DataFile, file: MapFile, map: DirtyMap) -> Volume {
@@ -230,6 +247,9 @@ impl VolumeSet {
     /// What could not be removed; the volume is closed all the same.
     pub fn remove(&self, volume: &VirtualVolume) -> Result<(), OpenError> {
         let id = volume.volume_id();
+        if let Some(open) = self.get(id) {
+            open.drop_image();
+        }
         self.close(id);
         let map = self.data_dir.map(id);
         if let Err(source) = std::fs::remove_file(&map)

@@ -239,6 +239,18 @@ pub fn remote_copy(value: &Value, json: bool) {
             ]);
         }
         write_lines(&rows, "  ");
+        for volume in group["volumes"].as_array().into_iter().flatten() {
+            let name = text(&volume["localVolume"]);
+            if volume["kept"].is_object() {
+                let as_of = volume["kept"]["asOf"].as_u64();
+                let as_of = as_of.map_or_else(|| "its last time in sync".into(), calendar);
+                println!(
+                    "  {name}: being brought up to date; what it held at {as_of} is kept for an override."
+                );
+            } else if volume["mixture"] == true {
+                println!("  {name}: a mixture of old and new until it is in sync; do not override with it.");
+            }
+        }
         if group["serves"] != true {
             println!("  This array does not serve: {}", text(&group["reason"]));
         } else if group["witness"] != true && group["quorum"] == "majority" {

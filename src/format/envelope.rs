@@ -111,7 +111,8 @@ impl Format {
     }
 }
 
-fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+/// CRC32C over both.
+pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     digest.update(header);
     digest.update(payload);

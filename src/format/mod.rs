@@ -3,5 +3,5 @@
 pub mod envelope;
 pub mod slots;
 
-pub use envelope::{EnvelopeError, Format};
+pub use envelope::{EnvelopeError, Format, checksum};
 pub use slots::{SlotError, Slots};

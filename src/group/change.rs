@@ -86,6 +86,11 @@ impl Changes {
         self.joining = false;
     }
 
+    /// The peer was asked for a failover, and has not answered.
+    pub fn asks_for_failover(&self) -> bool {
+        self.requests.iter().any(|(_, _, request)| *request == Request::FailOver)
+    }
+
     pub fn forget_requests(&mut self) -> Vec<u64> {
         if matches!(self.failing_over, Some(Caller::Peer { .. })) {
             self.failing_over = None;

@@ -1,8 +1,9 @@
 //! The operator's *override*, and what becomes of the history it ends (DESIGN §3.2, T12, T15).
 //!
-//! An array that was primary and alone in sync when it learns of an override by the other one holds
-//! writes that are nowhere else, if its map names any region. It takes no session then until an
-//! operator has said that they may be overwritten (*discard*), or overrides in its turn.
+//! An array that was primary and alone in sync when it learns of an override by the other one may hold
+//! writes that are nowhere else. It takes no session then until an operator has said that they may be
+//! overwritten (*discard*), or overrides in its turn. Its map does not tell: what it had copied to the
+//! other array already was put back there to what it was, if the override came in the middle (F14).
 
 use crate::arbitration::LEASE_MAX;
 use crate::time::{Now, Time};
@@ -22,7 +23,7 @@ pub(super) struct Wanted {
 impl Control {
     /// This copy holds writes that the primary lacks, of a history that an override ended.
     pub(super) fn is_diverged(&self) -> bool {
-        !self.is_primary() && self.arbiter.record().overridden && self.sum.out_of_sync != 0
+        !self.is_primary() && self.arbiter.record().overridden
     }
 
     pub(super) fn begin_override(

@@ -270,6 +270,10 @@ impl Control {
             }
             SessionMessage::JoinQuery { session, group_state } => {
                 let known = self.secondary.accepted == Some(session);
+                // The image of the copy as it was goes, for good, before the copy may count as in sync.
+                let mut released = true;
+                members.each(&mut |_, volume, _| released &= volume.release_image());
+                let known = known && released;
                 if known && !self.sum.map_pending && self.group_state >= group_state {
                     let group_state = self.group_state;
                     self.tell(SessionMessage::JoinReady { session, group_state }, out);
@@ -344,6 +348,13 @@ impl Control {
             return; // rule 5: a Poke follows when the older I/O is over
         }
         self.secondary.hello = None;
+        // A primary that opens a session was started, unless it is for a failover of the stopped group that was
+        // asked for here. What this array thinks of that may be older: a stop that was given here, and a
+        // start that was given there right behind it.
+        if !self.policy.started && !self.changes.asks_for_failover() {
+            self.policy.started = true;
+            out.push(Action::Policy(self.policy));
+        }
         let mut answers = Vec::new();
         members.each(&mut |volume, core, _| {
             let mut runs = Vec::new();

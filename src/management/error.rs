@@ -124,7 +124,9 @@ impl From<CommandError> for ApiError {
             | CommandError::StaleGroupState(_)
             | CommandError::WitnessUnreachable => Self::new(403, 13, desc),
             CommandError::ShuttingDown => Self::new(503, 1, desc),
-            CommandError::Store(_) | CommandError::Open(_) => Self::new(500, 1, desc),
+            CommandError::Store(_) | CommandError::Open(_) | CommandError::RollBack { .. } => {
+                Self::new(500, 1, desc)
+            }
         }
     }
 }

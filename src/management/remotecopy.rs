@@ -423,8 +423,12 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                 "name": group.name, "target": group.target, "started": group.started,
                 "volumes": group.members.iter().filter_map(|member| {
                     let volume = objects.volume(member.volume)?;
+                    let open = handle.volumes.get(volume.volume_id());
+                    let kept = open.as_ref().and_then(crate::volume::Volume::kept_image);
                     Some(json!({
                         "localVolume": volume.name, "id": volume.id, "remoteVolume": member.remote_name,
+                        "mixture": open.is_some_and(|volume| volume.is_mixture()),
+                        "kept": kept.map(|kept| json!({ "asOf": kept.as_of, "regions": kept.regions })),
                     }))
                 }).collect::<Vec<_>>(),
                 "policies": {

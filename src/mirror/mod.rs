@@ -6,6 +6,7 @@
 
 mod active;
 mod api;
+mod before;
 mod command;
 mod copy;
 pub mod frame;

@@ -84,6 +84,7 @@ impl Volume {
         if old == *new {
             return;
         }
+        self.image_after_change();
         let same_tenure = old.tenure() == new.tenure();
         let was = old.primary == me;
         let is = new.primary == me;

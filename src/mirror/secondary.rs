@@ -241,7 +241,7 @@ impl Volume {
         cx: Context,
         out: &mut Vec<VolumeAction>,
     ) -> bool {
-        if self.is_primary() || self.tenure() != Some(tenure) {
+        if self.is_primary() || self.tenure() != Some(tenure) || self.is_rolling_back() {
             return false;
         }
         match self.applies.accepted {
@@ -250,6 +250,7 @@ impl Volume {
             _ => {
                 self.end_applies(out);
                 self.applies.accepted = Some((tenure, session));
+                self.image_of_new_session();
                 if mutation::on(Mutation::T12TargetClearsEarly) {
                     self.map.clear_all_activity();
                     self.map.clear_all_out_of_sync();

@@ -11,6 +11,7 @@ use crate::time::{Duration, Now, Time};
 
 use super::active::ActiveSet;
 use super::api::{Context, Geometry, Limits, MapGeneration, REGION_BLOCKS, Status, VolumeAction};
+use super::before::Before;
 use super::command::{Commands, Mirror, Stage};
 use super::copy::Copies;
 use super::map::{DirtyMap, MapPage};
@@ -54,6 +55,7 @@ pub struct Volume {
     pub(super) copies: Copies,
     pub(super) session: Option<Session>,
     pub(super) applies: Applies,
+    pub(super) before: Before,
     /// A join was allowed or voted: answers need both copies although {me} is chosen (T4).
     pub(super) joining: bool,
     /// While joining, a session was opened without a plan of what to copy: made up for if the join
@@ -133,6 +135,7 @@ impl Volume {
             copies: Copies::new(limits.copies),
             session: None,
             applies: Applies::new(),
+            before: Before::default(),
             joining: false,
             plan_owed: false,
             barrier: 0,
@@ -452,7 +455,7 @@ impl Volume {
         }
         self.copies.add_to(&mut status);
         status.store_io += self.applies.running();
-        status.store_io_old += self.applies.running_old();
+        status.store_io_old += self.applies.running_old() + u32::from(self.is_rolling_back());
         status.oldest_store_io = Self::oldest(status.oldest_store_io, self.applies.oldest_running());
         status
     }

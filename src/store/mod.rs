@@ -1,5 +1,6 @@
 //! Shells around disks: data files, dirty maps, votes, the object store.
 
+mod before;
 pub mod data_dir;
 mod event_file;
 mod handle;
@@ -11,6 +12,7 @@ pub mod objects;
 pub mod records;
 pub mod volume_file;
 
+pub use before::{BeforeImage, is_before_image};
 pub use data_dir::{DataDir, DataDirError, Identity, Owner};
 pub use event_file::EventFile;
 pub use handle::{Durability, Handle};

@@ -8,8 +8,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
@@ -21,6 +21,7 @@ use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, Medium, RawFile};
 
+use super::before::BeforeImage;
 use super::data_dir::sync_directory_of;
 
 const RECORD: Slots =
@@ -78,6 +79,8 @@ pub(super) struct Inner {
     pub(super) errors: AtomicU64,
     /// Fully provisioned: space once taken is not given back.
     pub(super) keeps_space: AtomicBool,
+    /// What the names of images begin with, where that is not the volume's own path.
+    images_at: OnceLock<PathBuf>,
 }
 
 impl DataFile {
@@ -272,6 +275,7 @@ impl DataFile {
                 id,
                 errors: AtomicU64::new(0),
                 keeps_space: AtomicBool::new(false),
+                images_at: OnceLock::new(),
             }),
         })
     }
@@ -292,6 +296,34 @@ impl DataFile {
         }
         directory::remove(path, engine.is_volatile()).map_err(failed)?;
         sync_directory_of(path, Mutation::VolumeRemovalNotSynced).map_err(failed)
+    }
+
+    /// Begins an image of what the volume holds, beside it. Blocks.
+    ///
+    /// # Errors
+    /// See [`BeforeImage::create`].
+    pub fn new_image(&self, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
+        BeforeImage::create(self.images_at(), self.id(), self.blocks(), as_of, void, self.inner.engine)
+    }
+
+    /// Images of a block device lie beside `path`; of a file, beside that file.
+    pub fn keep_device_images_at(&self, path: PathBuf) {
+        if self.inner.raw.medium() == Medium::Device {
+            // Set once, by whoever opens the volume.
+            let _ = self.inner.images_at.set(path);
+        }
+    }
+
+    fn images_at(&self) -> &Path {
+        self.inner.images_at.get().map_or_else(|| self.path(), PathBuf::as_path)
+    }
+
+    /// The image that a former life of the array has left. Blocks.
+    ///
+    /// # Errors
+    /// See [`BeforeImage::find`].
+    pub fn find_image(&self) -> io::Result<Option<BeforeImage>> {
+        BeforeImage::find(self.images_at(), self.id(), self.blocks(), self.inner.engine)
     }
 
     pub fn id(&self) -> VolumeId {

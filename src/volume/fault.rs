@@ -4,9 +4,11 @@
 //! - `drop_write:N`: the Nth stamped write is answered GOOD and carried out nowhere.
 //! - `stale_read:N`: after N stamped reads, one read is answered with what its block held before
 //!   its latest write.
+//! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,7 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall"];
+            let known = ["drop_write", "stale_read", "stall", "copy_stops"];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -57,7 +59,7 @@ fn setting() -> Option<&'static (String, u64)> {
                     Some((kind, n))
                 }
                 _ => {
-                    panic!("TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS is understood")
+                    panic!("TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N is understood")
                 }
             }
         })
@@ -82,6 +84,14 @@ fn armed() -> Option<&'static Mutex<Armed>> {
 /// How often the data threads are to stand still.
 pub fn stall_every() -> Option<Duration> {
     setting().filter(|(kind, _)| kind == "stall").map(|(_, ms)| Duration::from_millis(*ms))
+}
+
+/// This copy of a region is never to end.
+pub fn copy_stops() -> bool {
+    static BEGUN: AtomicU64 = AtomicU64::new(0);
+    setting()
+        .filter(|(kind, _)| kind == "copy_stops")
+        .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
 }
 
 /// The wrong answer to `request`, if this is the one that gets it.

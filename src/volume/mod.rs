@@ -6,6 +6,7 @@
 mod completion;
 #[cfg(feature = "testing")]
 pub mod fault;
+mod keeping;
 mod lane;
 mod perform;
 mod service;
@@ -14,6 +15,7 @@ mod thread;
 mod work;
 
 pub use completion::{Completion, CompletionQueue, ReplyTo};
+pub use keeping::{KeptImage, RollBackError};
 pub use lane::{LaneFrame, LaneOut};
 pub use perform::{RESYNC_BYTES, run_job};
 pub use service::{BlockVolume, Submitted, Ticket};

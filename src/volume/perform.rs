@@ -132,17 +132,28 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
         }
-        Work::Apply { apply, header, data } => {
+        Work::Apply { apply, header, data, keep } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.applied(apply, StoreResult::Failed, next);
                 return;
             };
             let request = Request { op: header.op, extent: header.extent };
-            run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
-                let result = handle.execute(request, &data, Durability::Stable).await;
+            // Keeping waits for a file, whatever the volume's own lies on.
+            let inline = keep.is_none() && handle.is_inline_for(request);
+            run(volume, &handle, inline, next, |volume, handle| async move {
+                let kept = match keep {
+                    Some(life) => volume.keep(&handle, life, request.extent).await,
+                    None => Ok(()),
+                };
+                let result = match kept {
+                    Ok(()) => handle.execute(request, &data, Durability::Stable).await,
+                    Err(failed) => failed,
+                };
                 move |effects: &mut Effects| volume.applied(apply, result, effects)
             });
         }
+        #[cfg(feature = "testing")]
+        Work::Copy { .. } if super::fault::copy_stops() => {}
         Work::Copy { group, copy, lane, header } => {
             let Some(out) = thread.lane(lane) else {
                 volume.copy_sent(copy, Err(CopyFailed::Lane), next);

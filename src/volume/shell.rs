@@ -14,6 +14,7 @@ use crate::store::DataFile;
 use crate::sys::buffer::Buffer;
 use crate::sys::clock;
 
+use super::keeping::Keeping;
 use super::perform;
 use super::thread::{DataThread, Mailboxes};
 use super::work::Work;
@@ -25,6 +26,8 @@ pub trait Listener: Send + Sync + fmt::Debug {
     fn poke(&self, volume: VolumeId);
     /// Pages of the dirty map wait to be written.
     fn persist_map(&self, volume: &Volume);
+    /// The image of the copy as it was is to be removed ([`Volume::release_image`]).
+    fn release_image(&self, volume: &Volume);
 }
 
 /// A volume; clones name the same one.
@@ -38,6 +41,7 @@ struct Shared {
     listener: Arc<dyn Listener>,
     /// A poke is on its way already.
     poked: AtomicBool,
+    keeping: Keeping,
     inner: Mutex<Inner>,
 }
 
@@ -78,11 +82,13 @@ pub(super) struct Effects {
     pub done: Vec<(ReplyTo, Completion)>,
     pub poke: bool,
     pub persist: bool,
+    /// The image of the copy as it was is to go.
+    pub release_image: bool,
 }
 
 impl Effects {
     pub fn is_empty(&self) -> bool {
-        self.work.is_empty() && self.done.is_empty() && !self.poke && !self.persist
+        self.work.is_empty() && self.done.is_empty() && !self.poke && !self.persist && !self.release_image
     }
 }
 
@@ -97,7 +103,8 @@ impl Volume {
         let inner =
             Inner { core, group: None, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
         let poked = AtomicBool::new(false);
-        Self(Arc::new(Shared { id, file, mailboxes, listener, poked, inner: Mutex::new(inner) }))
+        let keeping = Keeping::default();
+        Self(Arc::new(Shared { id, file, mailboxes, listener, poked, keeping, inner: Mutex::new(inner) }))
     }
 
     pub fn id(&self) -> VolumeId {
@@ -106,6 +113,10 @@ impl Volume {
 
     pub fn file(&self) -> &DataFile {
         &self.0.file
+    }
+
+    pub(super) fn keeping(&self) -> &Keeping {
+        &self.0.keeping
     }
 
     pub fn mailboxes(&self) -> &Mailboxes {
@@ -129,6 +140,7 @@ impl Volume {
         let mut actions = std::mem::take(&mut inner.actions);
         let result = call(&mut inner, context, &mut actions);
         inner.collect(&mut actions, effects, &self.0.mailboxes, thread);
+        effects.release_image |= inner.core.take_image_release();
         inner.actions = actions;
         result
     }
@@ -208,6 +220,9 @@ impl Volume {
     pub(super) fn notify(&self, effects: &Effects) {
         if effects.persist {
             self.0.listener.persist_map(self);
+        }
+        if effects.release_image {
+            self.0.listener.release_image(self);
         }
         if effects.poke && !self.0.poked.swap(true, Ordering::AcqRel) {
             self.0.listener.poke(self.0.id);
@@ -332,7 +347,8 @@ impl Inner {
                 VolumeAction::Apply { apply, lane, header } => {
                     let slot = self.applies.get(apply.slot() as usize).and_then(Option::as_ref);
                     if let Some((_, data)) = slot.filter(|(id, _)| *id == apply) {
-                        let work = Work::Apply { apply, header, data: data.clone() };
+                        let keep = self.core.image_to_keep();
+                        let work = Work::Apply { apply, header, data: data.clone(), keep };
                         effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
                     }
                 }

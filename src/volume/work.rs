@@ -16,8 +16,8 @@ pub enum Work {
     Mirror { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer },
     /// A region to the peer.
     Copy { group: GroupId, copy: CopyId, lane: LaneId, header: FrameHeader },
-    /// A frame of the peer into this copy.
-    Apply { apply: ApplyId, header: FrameHeader, data: Buffer },
+    /// A frame of the peer into this copy; what it overwrites is kept first in image `keep`, if any.
+    Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64> },
     /// The end of a frame to the peer. `None`: refused.
     Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
 }

@@ -2,6 +2,7 @@
 //! and sees, and what bad input does to them (nothing).
 
 mod bad_input;
+mod before_image;
 mod configuration;
 mod damage;
 mod full_disk;

@@ -164,6 +164,13 @@ fn print_reports(reports: &[Report], seconds: f64, json: bool) -> ExitCode {
 /// `SIM_SEEDS` names another.
 const TEST_SEEDS: u64 = 400;
 
+/// Seeds of long runs that found something, and what. What a seed draws shifts with the cores: each of
+/// these findings has a unit test of its own beside the code, too.
+const ONCE_FAILED: [(u64, &str); 2] = [
+    (45_390, "a stop at the secondary overtaken by a start at the primary (group::rig_tests::operators)"),
+    (32_768, "the same, with a hand over"),
+];
+
 /// Replay, the table of mutations, then the first seeds.
 fn as_test() -> ExitCode {
     let seeds = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(TEST_SEEDS);
@@ -180,6 +187,13 @@ fn as_test() -> ExitCode {
         }
     }
     println!("replay: a seed run twice gives the same digest");
+    for (seed, _) in ONCE_FAILED {
+        let report = world::run(seed, None, false);
+        if let Some(why) = report.violation {
+            println!("seed {seed}, which failed once, fails again: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
     let table = mutations::table();
     let seeds = run_seeds(1, seeds, None, false);
     if table == ExitCode::SUCCESS && seeds == ExitCode::SUCCESS {

@@ -258,6 +258,11 @@ impl Handle {
     pub async fn override_group(&self, group: &str, stale: bool) -> Result<&'static str, CommandError> {
         let id = self.group_id(group)?;
         let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
+        // While the other array is reached the override is refused anyway.
+        let linked = self.view(id).is_some_and(|view| view.link_up);
+        if stale && !in_sync && !linked {
+            self.put_back(id).await?;
+        }
         self.command(id, Command::Override { stale }).await?;
         let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
         // Only `failover -f` asks the witness whether this copy was dropped.
@@ -284,6 +289,28 @@ impl Handle {
                  it is linked with this one"
             }
         })
+    }
+
+    /// A copy that was being brought up to date is a mixture of old and new (F14): what it held before
+    /// comes back, where that was kept.
+    async fn put_back(&self, group: GroupId) -> Result<(), CommandError> {
+        let snapshot = self.snapshot();
+        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(()) };
+        for member in &entry.members {
+            let Some(named) = snapshot.volume(member.volume) else { continue };
+            let Some(volume) = self.volumes.get(named.volume_id()) else { continue };
+            let failed = |error| CommandError::RollBack { volume: named.name.clone(), error };
+            let Some(kept) = volume.roll_back().await.map_err(failed)? else { continue };
+            let as_of = kept.as_of.map_or_else(
+                || "before this array was started last".to_owned(),
+                |as_of| format!("{} minutes ago", now_seconds().saturating_sub(as_of) / 60),
+            );
+            let name = &named.name;
+            let text =
+                format!("volume {name} holds again what it held {as_of}: {} MiB put back", kept.regions);
+            self.log.add(Some(entry.name.clone()), None, text);
+        }
+        Ok(())
     }
 
     /// `setrcopygroup discard`: what this array wrote alone before an override is given up.

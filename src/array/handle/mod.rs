@@ -18,6 +18,7 @@ use crate::mirror::LaneId;
 use crate::portal::Sessions;
 use crate::store::data_dir::DataDir;
 use crate::store::objects::{Group, Kind, ObjectError, ObjectStore, Objects, StoreError};
+use crate::volume::RollBackError;
 
 use super::control::{Controller, Input, PEER_REQUEST};
 use super::events::EventLog;
@@ -62,6 +63,8 @@ pub enum CommandError {
     StaleGroupState(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
+    #[error("volume {volume}: {error}")]
+    RollBack { volume: String, error: RollBackError },
     #[error("the array is shutting down")]
     ShuttingDown,
 }

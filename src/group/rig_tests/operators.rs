@@ -190,3 +190,51 @@ fn without_auto_synchronize_a_failover_waits_for_recover() {
     rig.run(10_000);
     rig.is_well(1);
 }
+
+/// Seed 45390 of the simulator: a stop given at the secondary, and a start at the primary right
+/// behind it. The secondary heard of its own stop last, and stopped the group when it came to office.
+#[test]
+fn a_session_tells_the_secondary_that_the_group_was_started() {
+    let mut rig = in_sync();
+    rig.command(1, 1, Command::Stop);
+    rig.run(4);
+    rig.command(0, 2, Command::Start);
+    rig.run(30_000);
+    rig.is_well(0);
+    rig.command(0, 3, Command::SwitchOver);
+    rig.run(30_000);
+    rig.is_well(1);
+}
+
+/// F14: the image of the secondary's copy goes, durably, before the copy is joined.
+#[cfg(feature = "testing")]
+fn joined_before_its_image_has_gone() -> bool {
+    let mut rig = in_sync();
+    rig.kill(1);
+    rig.run(5000);
+    rig.restart(1);
+    while rig.arrays[1].volume.image_to_keep().is_none() {
+        rig.run(1);
+        assert!(rig.chosen(0).in_sync == InSync::Primary, "joined before it knew that it is behind");
+    }
+    let volume = &mut rig.arrays[1].volume;
+    volume.image_made(volume.image_to_keep().unwrap());
+    rig.run(20_000);
+    let early = rig.chosen(0).in_sync == InSync::Both;
+    let volume = &mut rig.arrays[1].volume;
+    assert!(volume.take_image_release() || early);
+    volume.image_released(&mut Vec::new());
+    rig.run(20_000);
+    rig.is_well(0);
+    early
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn f14_the_image_goes_before_the_join() {
+    assert!(!joined_before_its_image_has_gone());
+    crate::mutation::set(Some(crate::mutation::Mutation::BeforeOutlivesJoin));
+    let early = joined_before_its_image_has_gone();
+    crate::mutation::set(None);
+    assert!(early, "nobody notices");
+}

@@ -1,5 +1,6 @@
 //! Unit tests by rule, of the primary's host commands here; the two-array property test is in `pair`.
 
+mod before;
 mod failing;
 pub(super) mod invariants;
 mod speed;

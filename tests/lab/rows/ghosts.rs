@@ -22,7 +22,7 @@ fn lie_in_the_disk(lab: &mut Lab, meanwhile: fn(&mut Lab) -> Result<(), Error>) 
     lab.cut(Node::A, Plane::Witness)?;
     taken_over(lab)?;
     meanwhile(lab)?;
-    rest((LIE * 3 / 4).saturating_sub(frozen.elapsed()));
+    rest((LIE / 2).saturating_sub(frozen.elapsed()));
     let a = lab.status(Node::A)?;
     check(!a.serves, || format!("A serves though isolated: {a:?}"))?;
     // B would catch A up, on a disk that still holds the old writes (trace T9).

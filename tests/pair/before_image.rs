@@ -1,0 +1,96 @@
+//! F14: the primary is lost for good in the middle of a resync. The secondary is a mixture then, and an
+//! override serves what it held before.
+
+use std::time::{Duration, Instant};
+
+use super::site::{Array, LIMIT, Pair, qemu_io, until};
+
+/// A witness this old has no promises of a former life to fear.
+const WITNESS_AGE: Duration = Duration::from_secs(11);
+const OVERRIDE: Duration = Duration::from_secs(40);
+/// Regions that get over before the resync stands still.
+const COPIED: u64 = 20;
+
+fn images(place: &super::site::Place) -> usize {
+    let volumes = std::fs::read_dir(place.data_dir.join("volumes")).unwrap();
+    volumes.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(".before.")).count()
+}
+
+fn whole_is(array: &Array, pattern: u8) -> Option<bool> {
+    qemu_io(&array.place, &format!("read -P {pattern:#x} 0 64M")).map(|read| read.is_ok())
+}
+
+#[test]
+fn an_override_in_the_middle_of_a_resync_serves_what_the_copy_held_before() {
+    let mut pair = Pair::new();
+    let born = Instant::now();
+    let (a, b) = pair.in_sync();
+    if qemu_io(&a.place, "write -P 0x11 0 64M").is_none_or(|done| done.is_err()) {
+        return;
+    }
+    b.daemon.kill();
+    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    qemu_io(&a.place, "write -P 0x22 0 64M").unwrap().unwrap();
+    a.daemon.terminate();
+    pair.a.environment = vec![("TWINLUN_FAULT".into(), format!("copy_stops:{COPIED}"))];
+    let (a, b) = (pair.a.start(), pair.b.start());
+    until("the resync stands still in its middle", LIMIT, || {
+        let kept = b.group()["volumes"][0]["kept"]["regions"].as_u64()?;
+        (kept >= COPIED).then_some(())
+    });
+    assert_eq!(images(&b.place), 1);
+    let shown = b.cli(&["showrcopy"]);
+    assert!(shown.contains("being brought up to date"), "{shown}");
+    std::thread::sleep(WITNESS_AGE.saturating_sub(born.elapsed()));
+    a.daemon.kill();
+
+    // B dies and starts again in between: the image is found, and still whole.
+    b.daemon.kill();
+    let b = pair.b.start();
+    until("B has lost A", LIMIT, || (b.group()["serves"] == false).then_some(()));
+    b.cli(&["setrcopygroup", "override", "-f", "g"]);
+    until("B serves", OVERRIDE, || (b.group()["serves"] == true).then_some(()));
+    assert_eq!(whole_is(&b, 0x11), Some(true), "the old content, all of it");
+    let log = b.cli(&["showeventlog", "--json"]);
+    assert!(log.contains("holds again what it held"), "{log}");
+    until("the image has served its purpose", LIMIT, || (images(&b.place) == 0).then_some(()));
+    qemu_io(&b.place, "write -P 0x33 4M 4M").unwrap().unwrap();
+
+    // A, back, has what it wrote alone; given up, it takes over B's history.
+    pair.a.environment.clear();
+    let a = pair.a.start();
+    until("A has diverged", LIMIT, || (a.group()["status"] == "Diverged").then_some(()));
+    a.cli(&["setrcopygroup", "discard", "-f", "g"]);
+    b.until_in_sync();
+    a.until_in_sync();
+    assert_eq!((images(&a.place), images(&b.place)), (0, 0));
+    until("reversed back", LIMIT, || {
+        b.try_cli(&["setrcopygroup", "reverse", "g"]).status.success().then_some(())
+    });
+    until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
+    for (at, pattern) in [("0 4M", 0x11), ("4M 4M", 0x33), ("8M 56M", 0x11)] {
+        qemu_io(&a.place, &format!("read -P {pattern:#x} {at}")).unwrap().unwrap();
+    }
+}
+
+/// Without an accident the image is gone before the copy counts as in sync, and the next resync
+/// begins another one.
+#[test]
+fn an_image_goes_with_the_join() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    if qemu_io(&a.place, "write -P 0x11 0 64M").is_none_or(|done| done.is_err()) {
+        return;
+    }
+    let mut b = b;
+    for pattern in [0x22, 0x33] {
+        b.daemon.kill();
+        until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+        qemu_io(&a.place, &format!("write -P {pattern:#x} 0 32M")).unwrap().unwrap();
+        b = pair.b.start();
+        a.until_in_sync();
+        b.until_in_sync();
+        assert_eq!(images(&b.place), 0);
+        assert_eq!(b.group()["volumes"][0]["mixture"], false);
+    }
+}
