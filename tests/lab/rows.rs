@@ -61,7 +61,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 47] = [
+pub const ROWS: [Row; 48] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -105,6 +105,12 @@ pub const ROWS: [Row; 47] = [
         links::witness_and_links_cut,
     ),
     row("F13", "links cut, the primary writes alone, then dies", None, links::stale_secondary),
+    row(
+        "F14",
+        "the primary dies while it brings the secondary up to date",
+        None,
+        processes::killed_in_resync,
+    ),
     row(
         "F15",
         "the primary is frozen past its lease, then wakes",

@@ -111,6 +111,13 @@ impl Lab {
         Ok(self.site.resync_bytes(node)?)
     }
 
+    /// Regions whose content of before the resync an array keeps, of all volumes.
+    pub fn kept_regions(&mut self, node: Node) -> Result<u64, Error> {
+        let groups = self.site.groups(node)?;
+        let volumes = groups.iter().flat_map(|group| group["volumes"].as_array().into_iter().flatten());
+        Ok(volumes.filter_map(|volume| volume["kept"]["regions"].as_u64()).sum())
+    }
+
     pub fn note(&mut self, key: &str, value: u64) {
         self.notes.insert(key.to_owned(), json!(value));
     }

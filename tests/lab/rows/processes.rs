@@ -40,6 +40,24 @@ pub fn primary_frozen(lab: &mut Lab) -> Result<(), Error> {
     })
 }
 
+/// A dies while it brings B up to date: B is a mixture and serves nothing; A, back, goes on.
+pub fn killed_in_resync(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.cut(Node::A, Plane::Replication)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    rest(Duration::from_secs(8));
+    lab.heal_all()?;
+    lab.wait("A copies to B", Duration::from_secs(30), |lab| Ok(lab.kept_regions(Node::B)? > 3))?;
+    lab.kill(Node::A)?;
+    let served = lab.served_by(Node::B)?;
+    rest(Duration::from_secs(12));
+    let b = lab.status(Node::B)?;
+    check(!b.serves && !b.reason.is_empty(), || format!("B serves a mixture, or says nothing: {b:?}"))?;
+    let later = lab.served_by(Node::B)?;
+    check(served == later, || format!("B completed {} commands from a mixture", later - served))?;
+    lab.start(Node::A)
+}
+
 pub fn both_killed(lab: &mut Lab) -> Result<(), Error> {
     rest(SETTLE);
     lab.kill(Node::A)?;
