@@ -14,6 +14,7 @@ mod rows;
 #[allow(dead_code, unused_imports, reason = "lab, demo and benchmark each use a part of it")]
 #[path = "../site/site.rs"]
 mod site;
+mod table;
 mod wire;
 
 use clap::Parser;
@@ -22,6 +23,7 @@ use rows::{ROWS, Row};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use table::Table;
 
 /// Test machines are shared and slow; what a gap should be is judged apart.
 const TEST_GAP_FACTOR: u64 = 3;
@@ -31,6 +33,12 @@ const TEST_GAP_FACTOR: u64 = 3;
 struct Arguments {
     /// Rows to run, in this order; `ALL` for every row of the table.
     rows: Vec<String>,
+    /// Every row of the table, and at the end one table of them all, as docs/FAILURES.md has it.
+    #[arg(long)]
+    all: bool,
+    /// A table at the end of whatever was run.
+    #[arg(long)]
+    table: bool,
     /// Runs of each row, within one boot of the guest.
     #[arg(long, default_value_t = 1)]
     runs: u32,
@@ -84,7 +92,11 @@ fn main() -> ExitCode {
         network::sweep();
         return ExitCode::SUCCESS;
     }
-    match select(&arguments.rows) {
+    let mut names = arguments.rows.clone();
+    if arguments.all {
+        names.push(String::from("ALL"));
+    }
+    match select(&names) {
         Ok(rows) => run(&arguments, &rows),
         Err(unknown) => {
             eprintln!("no row {unknown}; scripts/lab --list shows those there are");
@@ -131,6 +143,7 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
     let factor =
         if arguments.test { arguments.gap_factor.max(TEST_GAP_FACTOR) } else { arguments.gap_factor };
     let (mut passed, mut failed) = (0u32, 0u32);
+    let mut all = Table::default();
     let mut fresh = true;
     for row in rows {
         let mut row = *row;
@@ -149,6 +162,7 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
                 .execute(&row)
                 .unwrap_or_else(|error| Outcome { why: vec![error.to_string()], ..Outcome::default() });
             report(&row, number, &outcome, arguments.json);
+            all.add(&row, &outcome);
             if arguments.keep || !outcome.pass {
                 lab.look_into_guest(&format!("{}-{number}", row.id));
             }
@@ -165,6 +179,9 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
     if fresh && let Err(error) = lab.finish() {
         eprintln!("after the last row: {error}");
         failed += 1;
+    }
+    if arguments.all || arguments.table {
+        println!("\n{all}");
     }
     if !arguments.json {
         println!("{passed} passed, {failed} failed");
