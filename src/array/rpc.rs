@@ -23,6 +23,11 @@ pub enum PeerRequest {
         volume: Uuid,
     },
     GroupState(GroupState),
+    /// The copy grows to this size, before the asking array's does.
+    GrowVolume {
+        volume: Uuid,
+        size_bytes: u64,
+    },
     /// The word of the asking array's operator, kept alike on both.
     SetPolicies {
         group: Uuid,

@@ -26,6 +26,13 @@ pub enum Operator {
         #[arg(long)]
         comment: Option<String>,
     },
+    /// Grow a virtual volume, both copies of a mirrored one; hosts see the new size at once.
+    #[command(after_help = "Example:\n  twinlun growvv vmfs.0 10G    makes it 10 GiB larger")]
+    Growvv {
+        name: String,
+        /// By how much, with a unit: 512M, 10G. A multiple of 1 MiB.
+        size: String,
+    },
     /// Remove a virtual volume that is neither exported nor mirrored.
     Removevv {
         /// As on the real array: do not ask. Nothing is asked here.
@@ -219,6 +226,10 @@ impl Operator {
                 let body =
                     json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
                 done(client.post("/api/v1/volumes", &body)?);
+            }
+            Self::Growvv { name, size } => {
+                let body = json!({"action": 3, "sizeMiB": size_mib(size)?});
+                done(client.put(&format!("/api/v1/volumes/{}", segment(name)), &body)?);
             }
             Self::Removevv { name, .. } => {
                 done(client.delete(&format!("/api/v1/volumes/{}", segment(name)))?)

@@ -331,7 +331,10 @@ impl Control {
         let mut mine = Vec::new();
         members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));
         mine.sort_unstable();
-        if mine != hello.members {
+        // A copy that is larger has grown already; the primary's, which is the one served, will.
+        let fits =
+            |(own, primary): (&(VolumeId, u64), &(VolumeId, u64))| own.0 == primary.0 && own.1 >= primary.1;
+        if mine.len() != hello.members.len() || !mine.iter().zip(&hello.members).all(fits) {
             self.secondary.hello = None;
             return self.tell(SessionMessage::Decline { session, why: Decline::Members }, out);
         }

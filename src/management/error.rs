@@ -124,6 +124,7 @@ impl From<CommandError> for ApiError {
             | CommandError::StaleGroupState(_)
             | CommandError::WitnessUnreachable => Self::new(403, 13, desc),
             CommandError::ShuttingDown => Self::new(503, 1, desc),
+            CommandError::GrowsInSync { .. } => Self::new(409, 215, desc),
             CommandError::Store(_) | CommandError::Open(_) | CommandError::RollBack { .. } => {
                 Self::new(500, 1, desc)
             }

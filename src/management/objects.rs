@@ -23,7 +23,7 @@ pub fn routes() -> Router<Api> {
     Router::new()
         .route("/api/v1/system", get(system))
         .route("/api/v1/volumes", get(volumes).post(create_volume))
-        .route("/api/v1/volumes/{name}", get(volume).delete(remove_volume))
+        .route("/api/v1/volumes/{name}", get(volume).put(modify_volume).delete(remove_volume))
         .route("/api/v1/hosts", get(hosts).post(create_host))
         .route("/api/v1/hosts/{name}", get(host).put(modify_host).delete(remove_host))
         .route("/api/v1/vluns", get(vluns).post(create_vlun))
@@ -175,6 +175,26 @@ async fn create_volume(State(api): State<Api>, body: Bytes) -> Result<Response, 
     };
     let volume = api.handle.create_volume(new).await?;
     Ok(created(format!("/api/v1/volumes/{}", volume.name)))
+}
+
+/// WSAPI: `action` 3 grows a volume by `sizeMiB`.
+async fn modify_volume(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<axum::Json<Json>, ApiError> {
+    const GROW: u64 = 3;
+    let members = object(&body)?;
+    if number(&members, "action")? != Some(GROW) {
+        return Err(ApiError::new(400, 12, "the only action here is 3, grow").about("action"));
+    }
+    let size = number(&members, "sizeMiB")?.ok_or_else(|| ApiError::missing("sizeMiB"))?;
+    let by = size
+        .checked_mul(MIB)
+        .ok_or_else(|| ApiError::new(400, 28, "the volume is too large").about("sizeMiB"))?;
+    let volume = api.handle.grow_volume(&name, by).await?;
+    let objects = api.handle.snapshot();
+    Ok(axum::Json(volume_json(&objects, &volume, used(&api, &volume))))
 }
 
 async fn remove_volume(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {

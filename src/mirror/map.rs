@@ -113,6 +113,18 @@ impl DirtyMap {
         Ok(map)
     }
 
+    /// The volume has grown; no bit of what is new is set.
+    pub(super) fn grow(&mut self, blocks: u64) {
+        self.geometry.blocks = self.geometry.blocks.max(blocks);
+        let regions = self.geometry.blocks.div_ceil(REGION_BLOCKS);
+        for set in
+            [&mut self.activity, &mut self.out_of_sync, &mut self.sure_activity, &mut self.sure_out_of_sync]
+        {
+            set.grow(regions);
+        }
+        self.pages.resize(self.activity.page_count(), PageState::default());
+    }
+
     pub(super) const fn geometry(&self) -> Geometry {
         self.geometry
     }

@@ -33,6 +33,13 @@ impl RegionSet {
         Self { pages: vec![None; pages], regions, count: 0 }
     }
 
+    /// The volume has grown to so many regions; those that are new are not in the set.
+    pub fn grow(&mut self, regions: u64) {
+        self.regions = self.regions.max(regions);
+        let pages = usize::try_from(self.regions.div_ceil(PAGE_REGIONS)).unwrap_or(usize::MAX);
+        self.pages.resize(pages, None);
+    }
+
     pub const fn regions(&self) -> u64 {
         self.regions
     }

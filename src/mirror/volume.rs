@@ -156,6 +156,16 @@ impl Volume {
         }
     }
 
+    /// The store has grown to `blocks`, which read as zeroes on every copy; less than now changes
+    /// nothing. The peer's copy has grown before.
+    pub fn grow(&mut self, blocks: u64) {
+        self.map.grow(blocks);
+        let regions = self.map.activity().regions();
+        for set in [&mut self.must_copy, &mut self.recovering, &mut self.failed_here] {
+            set.grow(regions);
+        }
+    }
+
     pub const fn geometry(&self) -> Geometry {
         self.map.geometry()
     }

@@ -73,7 +73,8 @@ pub(super) struct Inner {
     /// What the data threads' handles are made of.
     pub(super) raw: RawFile,
     pub(super) engine: Engine,
-    pub(super) size: u64,
+    /// Bytes of data; grows.
+    size: AtomicU64,
     id: VolumeId,
     /// I/O errors so far; bounds what is logged.
     pub(super) errors: AtomicU64,
@@ -181,13 +182,60 @@ impl DataFile {
             return Ok(());
         }
         let reserved =
-            self.inner.lock.allocate(0, self.inner.size).and_then(|()| self.inner.lock.sync_data());
+            self.inner.lock.allocate(0, self.size_bytes()).and_then(|()| self.inner.lock.sync_data());
         reserved.map_err(|source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 VolumeFileError::NoSpace { path: path() }
             }
             _ => VolumeFileError::Io { path: path(), source },
         })
+    }
+
+    /// Grows the volume's data to `size` bytes; what is new reads as zeroes. Durable when it returns. Cut off
+    /// by a crash it is undone by the next [`DataFile::open`], which is asked for the old size. Blocks.
+    ///
+    /// # Errors
+    /// `BadSize` (not larger, or no multiple), `TooLarge` with the limit, `NoSpace`; nothing has changed then.
+    pub fn grow(&self, size: u64) -> Result<(), VolumeFileError> {
+        let (raw, old) = (&self.inner.lock, self.size_bytes());
+        let path = || raw.path().to_owned();
+        if size <= old || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
+            return Err(VolumeFileError::BadSize { path: path(), asked: size });
+        }
+        let failed = |source| VolumeFileError::Io { path: path(), source };
+        if raw.medium() == Medium::Device {
+            let limit = whole_blocks(raw.size().map_err(failed)?).saturating_sub(TRAILER);
+            if size > limit {
+                return Err(VolumeFileError::TooLarge { path: path(), asked: size, limit });
+            }
+            // What a device holds behind the volume is anybody's.
+            zero_out(raw, old, size).map_err(failed)?;
+            write_body(raw, limit, &body_of(self.inner.id, size, Some(old))).map_err(failed)?;
+        } else {
+            let grown = Self::fill(raw, self.inner.id, size).and_then(|()| {
+                if self.inner.keeps_space.load(Ordering::Relaxed) {
+                    raw.allocate(old, size - old).map_err(|source| match source.kind() {
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                            VolumeFileError::NoSpace { path: path() }
+                        }
+                        _ => VolumeFileError::Io { path: path(), source },
+                    })?;
+                }
+                // The old record has become a part of the data.
+                raw.write_at(&vec![0; RECORD.file_len()], old, true).map_err(failed)
+            });
+            if let Err(error) = grown {
+                // What cannot be undone now is undone when the volume is opened next.
+                let undone =
+                    write_record(raw, old, self.inner.id, old).and_then(|()| raw.set_len(old + TRAILER));
+                if let Err(undone) = undone {
+                    tracing::warn!(path = %path().display(), %undone, "a growth that failed is not undone yet");
+                }
+                return Err(error);
+            }
+        }
+        self.inner.size.store(size, Ordering::Release);
+        Ok(())
     }
 
     /// Space once taken is not given back: the volume is fully provisioned.
@@ -237,6 +285,9 @@ impl DataFile {
         let Some(at) = len.checked_sub(TRAILER) else {
             return Err(VolumeFileError::OtherSize { path: path.to_owned(), found: len, expected: size });
         };
+        if raw.medium() != Medium::Device && at > size && settle_growth(&raw, id, size, at).map_err(failed)? {
+            return Self::locked(raw, id, size, engine);
+        }
         let (found, found_size) = match read_record(&raw, at).map_err(failed)? {
             Ok(record) => record,
             Err(source) => return Err(VolumeFileError::NoVolume { path: path.to_owned(), source }),
@@ -248,6 +299,11 @@ impl DataFile {
                 found: uuid(found),
                 expected: uuid(id),
             });
+        }
+        if raw.medium() == Medium::Device && read_was(&raw, at).map_err(failed)? == Some(size) {
+            // A growth that was cut off: nobody was ever told of the new size.
+            write_record(&raw, at, id, size).map_err(failed)?;
+            return Self::locked(raw, id, size, engine);
         }
         if found_size != size || (raw.medium() != Medium::Device && at != size) || at < size {
             let found = found_size.min(at);
@@ -271,7 +327,7 @@ impl DataFile {
                 lock: raw,
                 raw: data,
                 engine,
-                size,
+                size: AtomicU64::new(size),
                 id,
                 errors: AtomicU64::new(0),
                 keeps_space: AtomicBool::new(false),
@@ -335,12 +391,12 @@ impl DataFile {
     }
 
     pub fn size_bytes(&self) -> u64 {
-        self.inner.size
+        self.inner.size.load(Ordering::Acquire)
     }
 
     /// Capacity in logical blocks.
     pub fn blocks(&self) -> u64 {
-        self.inner.size / u64::from(BLOCK)
+        self.size_bytes() / u64::from(BLOCK)
     }
 
     /// Bytes of storage taken (less than the size where the volume is thin).
@@ -368,10 +424,28 @@ impl DataFile {
 /// The volume's record: UUID and size, written to both slots so that either one, rotten, is only
 /// the worse for a warning.
 fn write_record(raw: &RawFile, at: u64, id: VolumeId, size: u64) -> io::Result<()> {
-    let body = [&id.0[..], &size.to_le_bytes()].concat();
-    let slot = RECORD.encode(1, &body).unwrap_or_default(); // 24 bytes fit in any slot
+    write_body(raw, at, &body_of(id, size, None))
+}
+
+/// `was`: the size before a growth of a device, whose record stays in its place.
+fn body_of(id: VolumeId, size: u64, was: Option<u64>) -> Vec<u8> {
+    let mut body = [&id.0[..], &size.to_le_bytes()].concat();
+    body.extend(was.iter().flat_map(|was| was.to_le_bytes()));
+    body
+}
+
+fn write_body(raw: &RawFile, at: u64, body: &[u8]) -> io::Result<()> {
+    let slot = RECORD.encode(1, body).unwrap_or_default(); // 32 bytes fit in any slot
     let stable = !mutation::on(Mutation::VolumeRecordNotStable);
     raw.write_at(&[&slot[..], &slot[..]].concat(), at, stable)
+}
+
+/// The size before the last growth, if the record tells of one.
+fn read_was(raw: &RawFile, at: u64) -> io::Result<Option<u64>> {
+    let mut bytes = vec![0; RECORD.file_len()];
+    raw.read_at(&mut bytes, at)?;
+    let newest = RECORD.decode(&bytes).ok();
+    Ok(newest.and_then(|newest| Some(u64::from_le_bytes(*newest.body.get(24..)?.first_chunk::<8>()?))))
 }
 
 type Found = Result<(VolumeId, u64), SlotError>;
@@ -386,6 +460,37 @@ fn read_record(raw: &RawFile, at: u64) -> io::Result<Found> {
             .and_then(|(id, rest)| Some((VolumeId(*id), u64::from_le_bytes(*rest.first_chunk::<8>()?))));
         fields.ok_or(SlotError::Blank)
     }))
+}
+
+/// The file is longer than the volume of `size` bytes, and ends at `at` plus a record: a growth that was
+/// cut off before anybody was told of it is undone. False: it is something else. Nothing but records may
+/// lie behind the data then.
+fn settle_growth(raw: &RawFile, id: VolumeId, size: u64, at: u64) -> io::Result<bool> {
+    let old = matches!(read_record(raw, size)?, Ok(record) if record == (id, size));
+    let new = matches!(read_record(raw, at)?, Ok(record) if record == (id, at));
+    let behind = raw.next_data((size + TRAILER).min(at), at)?;
+    if !(old || new) || behind.is_some() {
+        return Ok(false);
+    }
+    tracing::warn!(path = %raw.path().display(), size, "a growth of this volume was cut off; it has its old size again");
+    write_record(raw, size, id, size)?;
+    raw.set_len(size + TRAILER)?;
+    raw.sync_data()?;
+    Ok(true)
+}
+
+fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
+    if raw.punch(from, to - from)? {
+        return raw.sync_data();
+    }
+    let zeroes = vec![0; BLANK_PROBE];
+    let mut at = from;
+    while at < to {
+        let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(zeroes.len());
+        raw.write_at(&zeroes[..len], at, false)?;
+        at += len as u64;
+    }
+    raw.sync_data()
 }
 
 fn whole_blocks(bytes: u64) -> u64 {

@@ -286,3 +286,103 @@ fn the_record_on_a_device_is_wiped_for_good() {
     let broken = || device_is_free_after_removal(Some(Mutation::VolumeWipeNotStable));
     assert!((0..20).any(|_| broken() == Some(false)));
 }
+
+mod growth {
+    use super::*;
+
+    const OLD: u64 = 4 << 20;
+    const NEW: u64 = (9 << 20) + 4096;
+
+    fn written(path: &Path) -> DataFile {
+        let file = DataFile::create(path, ID, OLD, Engine::Plain).unwrap();
+        // The last blocks of the old size, which the record stands right behind.
+        file.inner.lock.write_at(&[7; 4096], OLD - 4096, true).unwrap();
+        file
+    }
+
+    fn content(file: &DataFile, size: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
+        file.inner.lock.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_new_reads_as_zeroes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("v");
+        let file = written(&path);
+        assert!(matches!(file.grow(OLD), Err(VolumeFileError::BadSize { .. })));
+        assert!(matches!(file.grow(OLD + 512), Err(VolumeFileError::BadSize { .. })));
+        file.grow(NEW).unwrap();
+        assert_eq!((file.size_bytes(), file.blocks()), (NEW, NEW / 512));
+        let bytes = content(&file, NEW);
+        let old = usize::try_from(OLD).unwrap();
+        assert!(bytes[old - 4096..old].iter().all(|&byte| byte == 7));
+        assert!(bytes[old..].iter().all(|&byte| byte == 0), "the old record among it");
+        file.inner.lock.write_at(&[8; 4096], NEW - 4096, true).unwrap();
+        drop(file);
+        let file = DataFile::open(&path, ID, NEW, Engine::Plain).unwrap();
+        assert_eq!(content(&file, NEW)[usize::try_from(NEW).unwrap() - 1], 8);
+        drop(file);
+        // Its owner went back to an older state of its own: what was written since is not thrown away.
+        assert!(matches!(
+            DataFile::open(&path, ID, OLD, Engine::Plain),
+            Err(VolumeFileError::OtherSize { found: NEW, expected: OLD, .. })
+        ));
+    }
+
+    /// A crash after each of its steps: the volume has its old size again.
+    #[test]
+    fn a_growth_that_was_cut_off_is_undone() {
+        for steps in 1..=3 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("v");
+            let file = written(&path);
+            let raw = &file.inner.lock;
+            raw.set_len(NEW + TRAILER).unwrap();
+            if steps > 1 {
+                write_record(raw, NEW, ID, NEW).unwrap();
+            }
+            if steps > 2 {
+                raw.write_at(&vec![0; RECORD.file_len()], OLD, true).unwrap();
+            }
+            drop(file);
+            let file = DataFile::open(&path, ID, OLD, Engine::Plain).unwrap();
+            assert_eq!(file.size_bytes(), OLD, "{steps}");
+            assert_eq!(file.inner.lock.size().unwrap(), OLD + TRAILER);
+            assert_eq!(content(&file, OLD)[usize::try_from(OLD).unwrap() - 1], 7);
+            drop(file);
+            DataFile::open(&path, ID, OLD, Engine::Plain).unwrap().grow(NEW).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_size_that_the_file_system_cannot_hold_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("v");
+        let file = written(&path);
+        let asked = i64::MAX.unsigned_abs() / 4096 * 4096 - 4096;
+        assert!(matches!(file.grow(asked), Err(VolumeFileError::TooLarge { .. })));
+        assert_eq!(file.size_bytes(), OLD);
+        drop(file);
+        DataFile::open(&path, ID, OLD, Engine::Plain).unwrap();
+    }
+
+    #[test]
+    fn a_block_device_grows_within_itself() {
+        let Some(device) = crate::store::loop_device_tests::LoopDevice::new(32 << 20, 512) else { return };
+        let path = &device.device;
+        let file = DataFile::create(path, ID, OLD, Engine::Plain).unwrap();
+        // Left behind by somebody before.
+        file.inner.lock.write_at(&[9; 4096], OLD + 4096, true).unwrap();
+        assert!(matches!(file.grow(64 << 20), Err(VolumeFileError::TooLarge { .. })));
+        file.grow(NEW).unwrap();
+        assert!(content(&file, NEW).iter().all(|&byte| byte == 0));
+        drop(file);
+        // Cut off before anybody was told: the old size. Later the new one, and no other.
+        drop(DataFile::open(path, ID, OLD, Engine::Plain).unwrap());
+        DataFile::open(path, ID, OLD, Engine::Plain).unwrap().grow(NEW).unwrap();
+        drop(DataFile::open(path, ID, NEW, Engine::Plain).unwrap());
+        assert!(DataFile::open(path, ID, NEW - 4096, Engine::Plain).is_err());
+    }
+}

@@ -6,6 +6,7 @@ mod before_image;
 mod configuration;
 mod damage;
 mod full_disk;
+mod growth;
 mod hanging_disk;
 mod identity;
 mod idle;

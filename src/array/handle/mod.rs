@@ -63,6 +63,10 @@ pub enum CommandError {
     StaleGroupState(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
+    #[error(
+        "volume {volume} is mirrored: both copies grow together, so give growvv on the primary of group {group} while it is in sync (showrcopy)"
+    )]
+    GrowsInSync { volume: String, group: String },
     #[error("volume {volume}: {error}")]
     RollBack { volume: String, error: RollBackError },
     #[error("the array is shutting down")]

@@ -64,12 +64,17 @@ impl Handle {
             PeerRequest::GroupState(state) => {
                 let (group, sequence) = (GroupId(state.group.into_bytes()), state.sequence);
                 let known = named(state.group)?;
+                // The other array's copies grew, and this one's was not reached or was cut off.
+                for shared in &state.volumes {
+                    self.grow_local(shared.uuid, shared.size_bytes).await?;
+                }
                 let changed = self.update(move |objects| objects.adopt_group_state(&state)).await?;
                 if !changed && self.is_primary(&known) {
                     return Err(CommandError::StaleGroupState(known.name));
                 }
                 self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
             }
+            PeerRequest::GrowVolume { volume, size_bytes } => self.grow_local(volume, size_bytes).await,
             PeerRequest::SetPolicies { group, started, policies } => {
                 let group = named(group)?;
                 let group = self

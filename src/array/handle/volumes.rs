@@ -2,9 +2,14 @@
 
 use uuid::Uuid;
 
-use crate::store::objects::{Provisioning, VirtualVolume};
+use crate::arbitration::InSync;
+use crate::array::rpc::PeerRequest;
+use crate::array::volumes::OpenError;
+use crate::block::BLOCK;
+use crate::group::{PathView, Role};
+use crate::store::objects::{Kind, Provisioning, VirtualVolume};
 
-use super::{CommandError, Handle, now_seconds};
+use super::{CommandError, Handle, missing, now_seconds};
 
 /// Smallest volume, and the unit sizes are rounded to by callers: WSAPI counts in MiB.
 pub const MIB: u64 = 1 << 20;
@@ -76,6 +81,62 @@ impl Handle {
                     Ok(refused??)
                 }
             }
+        })
+        .await
+    }
+
+    /// `growvv`: both copies of a mirrored volume grow, the other array's first, then hosts are told (UA
+    /// 2A/09).
+    ///
+    /// # Errors
+    /// A bad size, one that the file system of either array cannot hold, a full disk; a mirrored volume whose
+    /// group is not in sync, or not primary here.
+    pub async fn grow_volume(&self, name: &str, by_bytes: u64) -> Result<VirtualVolume, CommandError> {
+        let snapshot = self.snapshot();
+        let volume = snapshot.volume_named(name).cloned().ok_or_else(|| missing(Kind::Volume, name))?;
+        let size = volume.size_bytes.saturating_add(by_bytes);
+        if by_bytes == 0 || !size.is_multiple_of(MIB) || size > VOLUME_MAX {
+            return Err(CommandError::BadSize(size));
+        }
+        if let Some(group) = snapshot.group_of_volume(volume.uuid) {
+            let view = self.view(group.group_id());
+            let whole = |view: PathView| {
+                view.role == Role::Primary
+                    && view.reason.is_none()
+                    && view.in_sync == InSync::Both
+                    && view.link_up
+            };
+            if !view.is_some_and(whole) {
+                return Err(CommandError::GrowsInSync { volume: name.to_owned(), group: group.name.clone() });
+            }
+            self.ask_peer(PeerRequest::GrowVolume { volume: volume.uuid, size_bytes: size }).await?;
+        }
+        self.grow_local(volume.uuid, size).await?;
+        let grown = self.snapshot().volume(volume.uuid).cloned();
+        grown.ok_or_else(|| missing(Kind::Volume, name))
+    }
+
+    /// This array's copy grows; one that is as large already stays.
+    pub(super) async fn grow_local(&self, volume: Uuid, size_bytes: u64) -> Result<(), CommandError> {
+        self.blocking(move |this| {
+            let Some(known) = this.snapshot().volume(volume).cloned() else { return Ok(()) };
+            let Some(open) = this.volumes.get(known.volume_id()) else { return Ok(()) };
+            if size_bytes <= known.size_bytes {
+                return Ok(());
+            }
+            if size_bytes > VOLUME_MAX {
+                return Err(CommandError::BadSize(size_bytes));
+            }
+            if open.file().size_bytes() < size_bytes {
+                open.file().grow(size_bytes).map_err(OpenError::from)?;
+            }
+            // Known before anybody may write there: what a crash leaves unknown is undone at the start.
+            this.objects.update(|objects| objects.grow_volume(volume, size_bytes).map(|_| ()))??;
+            open.with(|core, _, _| core.grow(size_bytes / u64::from(BLOCK)));
+            this.exports.rebuild(this);
+            let (name, mib) = (&known.name, size_bytes / MIB);
+            this.log.add(None, None, format!("volume {name} has grown to {mib} MiB"));
+            Ok(())
         })
         .await
     }

@@ -65,7 +65,8 @@ impl Objects {
         let members: Vec<Uuid> = group.members.iter().map(|m| m.volume).collect();
         for shared in &state.volumes {
             let own = self.volume(shared.uuid).ok_or_else(|| unknown(Kind::Volume, shared.uuid))?;
-            if own.size_bytes != shared.size_bytes || own.naa != shared.naa {
+            // A larger copy has grown already, and waits for the primary's.
+            if own.size_bytes < shared.size_bytes || own.naa != shared.naa {
                 let name = format!(
                     "{} with another size or identity ({} bytes here, {} bytes on the other array)",
                     own.name, own.size_bytes, shared.size_bytes

@@ -156,6 +156,17 @@ impl Objects {
     ///
     /// # Errors
     /// `Missing`, `InUse`.
+    /// The volume has grown; a size below what it has changes nothing.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn grow_volume(&mut self, uuid: Uuid, size_bytes: u64) -> Result<&VirtualVolume, ObjectError> {
+        let missing = || ObjectError::Missing { kind: Kind::Volume, name: uuid.to_string() };
+        let volume = self.volumes.get_mut(&uuid).ok_or_else(missing)?;
+        volume.size_bytes = volume.size_bytes.max(size_bytes);
+        Ok(volume)
+    }
+
     pub fn remove_volume(&mut self, name: &str) -> Result<VirtualVolume, ObjectError> {
         let uuid = self.volume_named(name).ok_or_else(|| missing(Kind::Volume, name))?.uuid;
         let in_use = |by| Err(ObjectError::InUse { kind: Kind::Volume, name: name.to_owned(), by });

@@ -79,17 +79,24 @@ pub fn primary_stopped(lab: &mut Lab) -> Result<(), Error> {
     lab.start(Node::A)
 }
 
+/// The secondary is stopped in order, started, dropped, caught up and joined (rule 16).
+fn restarted(lab: &mut Lab, secondary: Node, primary: Node) -> Result<(), Error> {
+    let before = lab.status(primary)?.epoch;
+    lab.terminate(secondary)?;
+    lab.start(secondary)?;
+    lab.wait("it is dropped and joined again", Duration::from_secs(60), |lab| {
+        let state = lab.status(primary)?;
+        Ok(state.epoch >= before + 2 && state.in_sync && lab.status(secondary)?.in_sync)
+    })
+}
+
 /// An upgrade of both: the secondary first, then the roles change, then the other one.
 pub fn upgraded(lab: &mut Lab) -> Result<(), Error> {
     rest(SETTLE);
-    lab.terminate(Node::B)?;
-    lab.start(Node::B)?;
-    lab.wait_in_sync()?;
+    restarted(lab, Node::B, Node::A)?;
     lab.switch_over()?;
     rest(AFTER);
-    lab.terminate(Node::A)?;
-    lab.start(Node::A)?;
-    lab.wait_in_sync()?;
+    restarted(lab, Node::A, Node::B)?;
     let b = lab.status(Node::B)?;
     check(b.serves, || format!("the restart of A cost B its place: {b:?}"))
 }
