@@ -12,15 +12,20 @@ use tokio::time::sleep_until;
 use crate::arbitration::{
     Connection, GroupId, InSync, Incarnation, Message, Side, Timers, Voter, VoterRecord,
 };
-use crate::group::{Command, Control, Event, Life, PathView, Policy, Refused, Settings};
+use crate::group::{Command, Event, PathView, Policy, Refused};
 use crate::link::channel::{self, Sender};
 use crate::link::lane::{LaneConnection, LaneEvent};
 use crate::mirror::{LaneId, VolumeId};
 use crate::store::objects::Group;
 use crate::store::records::RecordTable;
 use crate::sys::clock;
-use crate::volume::{DataThread, Mailboxes, Volume};
+use crate::volume::{DataThread, Mailboxes};
 use crate::wire::{self, Frame, Hello, Role};
+
+mod members;
+mod pace;
+
+use pace::Pace;
 
 use super::events::EventLog;
 use super::groups::{GroupEntry, Views, Wish};
@@ -129,6 +134,7 @@ pub struct Controller {
     requests: BTreeMap<u64, oneshot::Sender<Option<Vec<u8>>>>,
     next_ticket: u64,
     stalled: bool,
+    pace: Pace,
     wishes: Vec<Wish>,
 }
 
@@ -146,6 +152,7 @@ impl Controller {
             requests: BTreeMap::new(),
             next_ticket: 1,
             stalled: false,
+            pace: Pace::default(),
             wishes: Vec::new(),
         }
     }
@@ -176,7 +183,7 @@ impl Controller {
     fn next_timeout(&self) -> tokio::time::Instant {
         let due = self.groups.values().filter_map(GroupEntry::next_timeout).min();
         match due {
-            Some(due) => channel::instant(due).min(tokio::time::Instant::now() + LOOK),
+            Some(due) => channel::instant(due).min(tokio::time::Instant::now() + self.look()),
             None => tokio::time::Instant::now() + Duration::from_secs(3600),
         }
     }
@@ -191,6 +198,7 @@ impl Controller {
         for (group, entry) in &mut self.groups {
             entry.tick(*group, now, &mut self.wishes);
         }
+        self.pace_resyncs(now);
     }
 
     fn all(&mut self, event: impl Fn() -> Event) {
@@ -437,88 +445,6 @@ impl Controller {
         wait
     }
 
-    /// Takes a group in: its volumes are open. `full`: every region is to be copied first.
-    pub fn add_group(
-        &mut self,
-        group: &Group,
-        record: VoterRecord,
-        life: Life,
-        members: Vec<Volume>,
-        full: bool,
-    ) {
-        let id = group.group_id();
-        self.names.insert(id, group.name.clone());
-        let settings = Settings {
-            me: self.parts.me,
-            group: id,
-            record,
-            life,
-            policy: policy(group),
-            timers: self.parts.timers,
-            boot: self.parts.boot,
-            nonce: self.parts.nonce,
-            seed: seed(),
-        };
-        let Some(chosen) = record.chosen else { return };
-        for volume in &members {
-            self.group_of.insert(volume.id(), id);
-            volume.set_group(Some(id));
-            volume.with(|core, context, out| core.enrol(self.parts.me, &chosen, full, context, out));
-        }
-        let mut entry = GroupEntry::begin(id, Control::new(settings), members, &mut self.wishes);
-        if let Some(up) = &self.peer {
-            let event = Event::LinkUp { connection: up.connection, peer: up.hello.nonce };
-            entry.handle(id, event, &mut self.wishes);
-        }
-        if let Some(up) = &self.witness {
-            entry.handle(id, Event::WitnessUp { connection: up.connection }, &mut self.wishes);
-        }
-        for lane in self.lanes.keys() {
-            entry.handle(id, Event::LaneUp(*lane), &mut self.wishes);
-        }
-        entry.handle(id, Event::GroupState { sequence: group.sequence }, &mut self.wishes);
-        self.groups.insert(id, entry);
-    }
-
-    /// A volume enters a group that is there; all of it is to be copied first.
-    pub fn admit(&mut self, group: GroupId, volume: Volume, full: bool) {
-        let Some(entry) = self.groups.get_mut(&group) else { return };
-        let chosen = entry.control().chosen();
-        self.group_of.insert(volume.id(), group);
-        volume.set_group(Some(group));
-        volume.with(|core, context, out| core.enrol(self.parts.me, &chosen, full, context, out));
-        entry.members.push(volume);
-        entry.handle(group, Event::MembersChanged, &mut self.wishes);
-    }
-
-    /// A volume leaves its group.
-    pub fn dismiss(&mut self, group: GroupId, volume: VolumeId) {
-        let Some(entry) = self.groups.get_mut(&group) else { return };
-        if let Some(at) = entry.members.iter().position(|member| member.id() == volume) {
-            let volume = entry.members.remove(at);
-            volume.set_group(None);
-            volume.with(|core, context, out| core.withdraw(context, out));
-        }
-        self.group_of.remove(&volume);
-        entry.handle(group, Event::MembersChanged, &mut self.wishes);
-    }
-
-    fn forget_group(&mut self, group: GroupId) {
-        if let Some(entry) = self.groups.remove(&group) {
-            for volume in entry.members {
-                self.group_of.remove(&volume.id());
-                volume.set_group(None);
-                volume.with(|core, context, out| core.withdraw(context, out));
-            }
-        }
-        self.names.remove(&group);
-        self.parts.views.rcu(|views| {
-            let mut views = BTreeMap::clone(views);
-            views.remove(&group);
-            views
-        });
-    }
-
     /// Gives a command to a group's control; the outcome may come much later. `None`: no such group.
     pub fn command(
         &mut self,
@@ -590,13 +516,6 @@ fn policy(group: &Group) -> Policy {
         auto_recover: policies.auto_recover,
         auto_synchronize: policies.auto_synchronize,
     }
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    // Only spreads retries; without it both arrays may retry in step for a while.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_le_bytes(bytes)
 }
 
 fn send_batches(sender: &Sender, messages: &mut Vec<Message>) {

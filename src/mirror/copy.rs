@@ -74,6 +74,8 @@ pub(super) struct Copies {
     slots: Vec<Copy>,
     /// Copies of resync allowed at a time.
     allowed: u32,
+    /// Of these, how many may still be begun; `None`: no matter how many (throttle).
+    allowance: Option<u32>,
     /// Where the search for the next region goes on.
     cursor: u64,
     /// This copy's store could not be read: no more copies before then.
@@ -82,7 +84,7 @@ pub(super) struct Copies {
 
 impl Copies {
     pub fn new(allowed: u32) -> Self {
-        Self { slots: Vec::new(), allowed, cursor: 0, halted_until: None }
+        Self { slots: Vec::new(), allowed, allowance: None, cursor: 0, halted_until: None }
     }
 
     pub fn get(&mut self, slot: u32) -> &mut Copy {
@@ -191,6 +193,18 @@ impl Volume {
         self.settle(cx, out);
     }
 
+    /// How many regions a resync may begin to copy until the next call; `None`: as many as go. Recovery
+    /// of regions in doubt, which hosts wait for, does not count.
+    pub fn allow_copies(&mut self, regions: Option<u32>, cx: Context, out: &mut Vec<VolumeAction>) {
+        self.copies.allowance = regions;
+        self.settle(cx, out);
+    }
+
+    /// A resync goes on here, as primary.
+    pub fn resyncs(&self) -> bool {
+        self.is_alone() && self.session.is_some() && !self.must_copy.is_empty()
+    }
+
     /// Starts copies while there is room for them; true when one was begun.
     pub(super) fn pump(&mut self, cx: Context, out: &mut Vec<VolumeAction>) -> bool {
         if self.must_copy.is_empty() && self.recovering.is_empty() {
@@ -230,7 +244,7 @@ impl Volume {
                 region = self.recovering.next_from(at + 1);
             }
         }
-        if running >= self.copies.allowed || !self.is_alone() {
+        if running >= self.copies.allowed || self.copies.allowance == Some(0) || !self.is_alone() {
             return None;
         }
         let first = self.must_copy.next_from(self.copies.cursor);
@@ -257,6 +271,9 @@ impl Volume {
         let inserted = self.tick_clock();
         if kind == CopyKind::Resync {
             self.copies.cursor = region + 1;
+            if let Some(left) = &mut self.copies.allowance {
+                *left = left.saturating_sub(1);
+            }
         }
         let extent = self.region_extent(region);
         let mut overlaps = core::mem::take(&mut self.overlaps);

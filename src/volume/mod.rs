@@ -8,6 +8,7 @@ mod completion;
 pub mod fault;
 mod keeping;
 mod lane;
+pub mod latency;
 mod perform;
 mod service;
 mod shell;

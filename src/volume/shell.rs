@@ -13,8 +13,10 @@ use crate::mirror::{
 use crate::store::DataFile;
 use crate::sys::buffer::Buffer;
 use crate::sys::clock;
+use crate::time::Time;
 
 use super::keeping::Keeping;
+use super::latency;
 use super::perform;
 use super::thread::{DataThread, Mailboxes};
 use super::work::Work;
@@ -72,6 +74,7 @@ struct Pending {
     reply: ReplyTo,
     /// The data thread that submitted it; its local I/O runs there.
     thread: usize,
+    submitted: Time,
 }
 
 /// What a call into the core brought about, to be done without the lock.
@@ -139,7 +142,7 @@ impl Volume {
         let mut inner = self.lock();
         let mut actions = std::mem::take(&mut inner.actions);
         let result = call(&mut inner, context, &mut actions);
-        inner.collect(&mut actions, effects, &self.0.mailboxes, thread);
+        inner.collect(&mut actions, effects, &self.0.mailboxes, thread, context.now.grantor);
         effects.release_image |= inner.core.take_image_release();
         inner.actions = actions;
         result
@@ -242,7 +245,8 @@ impl BlockVolume for Volume {
         let taken = self.call(&mut effects, |inner, context, out| {
             let command = inner.core.submit(request, context, out)?;
             let thread = DataThread::current_index().unwrap_or(0);
-            inner.keep(Pending { command, request, data, reply, thread });
+            let submitted = context.now.grantor;
+            inner.keep(Pending { command, request, data, reply, thread, submitted });
             Ok(command)
         });
         match taken {
@@ -293,6 +297,7 @@ impl Inner {
         effects: &mut Effects,
         mailboxes: &Mailboxes,
         here: Option<usize>,
+        now: Time,
     ) {
         for action in actions.drain(..) {
             match action {
@@ -325,6 +330,7 @@ impl Inner {
                 }
                 VolumeAction::Answer { command, outcome } => {
                     if let Some(pending) = self.pending_mut(command) {
+                        latency::answered(pending.submitted, now);
                         let data = match (pending.request.op, outcome) {
                             (Op::Read, Outcome::Good) => std::mem::take(&mut pending.data),
                             _ => Buffer::empty(),
