@@ -159,7 +159,8 @@ fn a_state_that_does_not_fit_changes_nothing() {
     a.add_vlun("v1", "h1", Some(5)).unwrap();
     let state = a.group_state(Uuid::from_u128(21)).unwrap();
     let mut b = Objects::default();
-    b.add_volume(VirtualVolume { size_bytes: 2 << 30, ..volume("w1", 1) }).unwrap();
+    let shrunk = state.volumes[0].size_bytes / 2;
+    b.add_volume(VirtualVolume { size_bytes: shrunk, ..volume("w1", 1) }).unwrap();
     b.add_group(group("g", 21, &[1])).unwrap();
     let before = b.clone();
     assert!(matches!(b.adopt_group_state(&state), Err(ObjectError::Exists { .. })));
