@@ -64,10 +64,12 @@ pub enum ArbiterAction {
         transition: Option<Transition>,
         round: u64,
     },
-    /// A voter refused what this array proposes; `promise`: the one to another array that binds it.
+    /// A voter refused what this array proposes; `promise`: the one to another array that binds it; `higher`:
+    /// it has promised a higher ballot.
     Refused {
         by: Voter,
         promise: Option<Promise>,
+        higher: bool,
     },
     /// Two overrides met.
     Split,
@@ -440,7 +442,7 @@ impl Arbiter {
             (Body::Refused { ballot, promised, promise }, _) => {
                 let running = self.refused(from, ballot, promised, promise, now);
                 if running {
-                    out.push(ArbiterAction::Refused { by: from, promise });
+                    out.push(ArbiterAction::Refused { by: from, promise, higher: promised > ballot });
                 }
             }
             _ => {}

@@ -268,7 +268,11 @@ impl Controller {
                             let _ = waiting.send(Some(body));
                         }
                     }
-                    Frame::Hello(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Refused(_) => {}
+                    Frame::Hello(_)
+                    | Frame::Ping(_)
+                    | Frame::Pong(_)
+                    | Frame::Refused(_)
+                    | Frame::Restored(_) => {}
                 }
             }
         }
@@ -441,6 +445,15 @@ impl Controller {
                 // The sender is dropped, and the caller gives up.
                 Err(error) => tracing::error!(%error, "a group's first vote cannot be written"),
             }
+        });
+        wait
+    }
+
+    /// Ends when everything that was to be written before is durable.
+    pub fn written(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        self.parts.metadata.run(move || {
+            let _ = done.send(());
         });
         wait
     }

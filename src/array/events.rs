@@ -155,13 +155,17 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Serving(true) => "serves".into(),
         LogEntry::Serving(false) => "serves no longer".into(),
         LogEntry::NotServing { reason } => format!("does not serve: {reason}"),
-        LogEntry::Refused { by, promise: Some(promise) } => format!(
+        LogEntry::Refused { by, promise: Some(promise), .. } => format!(
             "{} refuses: it has promised to accept nobody but array {} for another {:.1} s",
             voter(*by),
             promise.holder,
             promise.remaining.as_secs_f64()
         ),
-        LogEntry::Refused { by, promise: None } => {
+        LogEntry::Refused { by: Voter::Witness, promise: None, higher: false } => {
+            "the witness refuses: it began anew, and agrees to nothing for as long as a promise of before may last"
+                .into()
+        }
+        LogEntry::Refused { by, promise: None, .. } => {
             format!("{} refuses: another proposal came first, or it knows more", voter(*by))
         }
         LogEntry::LeaseLost => "the lease has run out".into(),

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::arbitration::{Connection, Side, Timers};
-use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, USER_TIMEOUT};
+use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored, USER_TIMEOUT};
 use crate::link::dial::{PAUSE, dial};
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::lives;
@@ -58,6 +58,8 @@ pub struct Link {
     pub present: Mutex<Option<(Connection, Hello)>>,
     /// Which lives of the other array were heard.
     pub lives: Arc<Mutex<Lives>>,
+    /// Told when the other end knows of a later life of this array.
+    pub restored: Arc<Notify>,
 }
 
 impl Link {
@@ -108,7 +110,7 @@ impl Link {
     }
 
     /// Is this the newest life of its `data_dir`? Noted down before it is answered.
-    async fn admit(&self, hello: &Hello) -> Result<(), String> {
+    async fn admit(&self, hello: &Hello) -> Result<(), Frame> {
         lives::admit(&self.lives, hello).await
     }
 
@@ -146,10 +148,14 @@ pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
     loop {
         match dial_once(&link, address).await {
             Ok(()) => said.clear(),
-            Err(error) if said.is_new(&error.to_string()) => {
-                tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
+            Err(error) => {
+                if Restored::is(&error) {
+                    link.restored.notify_one();
+                }
+                if said.is_new(&error.to_string()) {
+                    tracing::warn!(peer = link.peer_name, %address, %error, "no link to the other array");
+                }
             }
-            Err(_) => {}
         }
         sleep(PAUSE).await;
     }
@@ -160,9 +166,8 @@ async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
     framed.send(&Frame::Hello(link.hello.clone())).await?;
     let hello = framed.hello().await?;
     link.check(&hello).map_err(io::Error::other)?;
-    if let Err(why) = link.admit(&hello).await {
-        framed.send(&Frame::Refused(why.clone())).await?;
-        return Err(io::Error::other(why));
+    if let Err(refused) = link.admit(&hello).await {
+        return Err(channel::refuse(&mut framed, refused).await);
     }
     let connection = next_connection();
     link.set_peer(Some((connection, hello.clone())));
@@ -292,11 +297,10 @@ async fn welcome(
     let hello = framed.hello().await?;
     let known = match link.check(&hello).and_then(|()| link.check_life(&hello)) {
         Ok(()) => link.admit(&hello).await,
-        Err(why) => Err(why),
+        Err(why) => Err(Frame::Refused(why)),
     };
-    if let Err(why) = known {
-        framed.send(&Frame::Refused(why.clone())).await?;
-        return Err(io::Error::other(why));
+    if let Err(refused) = known {
+        return Err(channel::refuse(&mut framed, refused).await);
     }
     framed.send(&Frame::Hello(link.hello.clone())).await?;
     drop(place);
@@ -305,6 +309,9 @@ async fn welcome(
     let error = channel::run(framed, connection, hello, link.timers, link.channel.clone()).await;
     if link.peer().is_some_and(|(present, _)| present == connection) {
         link.set_peer(None);
+    }
+    if Restored::is(&error) {
+        link.restored.notify_one();
     }
     tracing::info!(peer = link.peer_name, %error, "link to the other array lost");
     Ok(())
@@ -331,6 +338,7 @@ pub async fn keep_witness(
     timers: Timers,
     address: SocketAddr,
     events: mpsc::UnboundedSender<Event>,
+    restored: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
@@ -349,10 +357,14 @@ pub async fn keep_witness(
                 let error = channel::run(framed, next_connection(), hello, timers, events.clone()).await;
                 tracing::info!(%address, %error, "connection to the witness lost");
             }
-            Err(error) if said.is_new(&error.to_string()) => {
-                tracing::warn!(%address, %error, "the witness is not reached");
+            Err(error) => {
+                if Restored::is(&error) {
+                    restored.notify_one();
+                }
+                if said.is_new(&error.to_string()) {
+                    tracing::warn!(%address, %error, "the witness is not reached");
+                }
             }
-            Err(_) => {}
         }
         sleep(PAUSE).await;
     }

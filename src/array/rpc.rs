@@ -28,6 +28,8 @@ pub enum PeerRequest {
         volume: Uuid,
         size_bytes: u64,
     },
+    /// The asking array is alone in this group and offers it anew, to an array that has lost it.
+    Offer(Offer),
     /// The word of the asking array's operator, kept alike on both.
     SetPolicies {
         group: Uuid,
@@ -57,6 +59,13 @@ impl NewGroup {
         let chosen = Reader::new(&self.chosen).config().expect("read once by decode");
         (self.group, chosen)
     }
+}
+
+/// A group as its primary offers it: the configuration is the present one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offer {
+    pub group: NewGroup,
+    pub volumes: Vec<AdmitVolume>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,7 +120,11 @@ impl PeerRequest {
     pub fn decode(body: &[u8]) -> Option<Self> {
         let request: Self = serde_json::from_slice(body).ok()?;
         match &request {
-            Self::CreateGroup(new) if Reader::new(&new.chosen).config().is_none() => None,
+            Self::CreateGroup(new) | Self::Offer(Offer { group: new, .. })
+                if Reader::new(&new.chosen).config().is_none() =>
+            {
+                None
+            }
             _ => Some(request),
         }
     }

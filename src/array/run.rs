@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::arbitration::Timers;
 use crate::config::{ArrayConfig, EngineChoice};
@@ -23,14 +23,14 @@ use crate::store::lives::Lives;
 use crate::store::objects::{ObjectStore, StoreError};
 use crate::store::records::RecordError;
 use crate::sys::engine::Engine;
-use crate::sys::{clock, socket, thread};
+use crate::sys::{clock, process, socket, thread};
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Hello, Role};
 
 use super::control::{Controller, Input, Parts, PeerReply, Surroundings};
 use super::events::EventLog;
 use super::exports::{ExportTable, PORTAL_GROUP_TAG};
-use super::handle::{Handle, Shared};
+use super::handle::{AbsentCopies, Handle, Shared};
 use super::metadata::Metadata;
 use super::peer::{self, Link};
 use super::volumes::{OpenError, VolumeSet};
@@ -54,11 +54,6 @@ pub enum RunError {
     Votes(#[from] RecordError),
     #[error("vote of group {group}: {source}")]
     Vote { group: uuid::Uuid, source: EnvelopeError },
-    #[error(
-        "{path}: group {group} has no vote on record: the data_dir is incomplete; restore it, or remove this array from the group and enrol it anew",
-        path = path.display()
-    )]
-    NoVote { path: std::path::PathBuf, group: String },
     #[error("volume {name}: {source}")]
     Volume { name: String, source: OpenError },
     #[error("cannot listen on {address} for {what}: {source}")]
@@ -176,9 +171,9 @@ async fn serve(
     let (pokes, mut poked) = mpsc::unbounded_channel();
     let volumes = VolumeSet::new(Arc::clone(&data_dir), engine, mailboxes.clone(), metadata.clone(), pokes);
     let objects = Arc::new(ObjectStore::open(&data_dir.objects(), data_dir.engine())?);
-    start::open_volumes(&objects.snapshot(), &volumes)?;
+    let lost = start::open_volumes(&objects.snapshot(), &volumes)?;
     let votes = start::open_votes(&data_dir)?;
-    let groups = start::groups(&objects, &votes, &volumes)?;
+    let found = start::groups(&objects, &votes, &volumes, &lost);
     start::warn_of_shared_device(&data_dir, &volumes);
 
     let views = Arc::new(ArcSwap::from_pointee(std::collections::BTreeMap::new()));
@@ -231,10 +226,11 @@ async fn serve(
         log: log.clone(),
         sessions: sessions.clone(),
         exports: exports.clone(),
+        absent: AbsentCopies::new(found.absent.clone()),
         inputs: inputs.clone(),
     });
     *outside.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(handle.clone());
-    for (group, record, members) in groups {
+    for (group, record, members) in found.present {
         controller.add_group(&group, record, Life::Restarted, members, false);
     }
     exports.rebuild(&handle);
@@ -246,6 +242,12 @@ async fn serve(
         format!("array {} starts, version {version} (start {start} of its data_dir)", handle.name),
     );
 
+    for (group, copy) in &found.absent {
+        let name = objects.snapshot().group(*group).map(|group| group.name.clone());
+        let why = &copy.why;
+        log.add(name, None, format!("this array takes no part until the primary has enrolled it: {why}"));
+    }
+
     let lives = Lives::open(&config.array.data_dir, data_dir.engine())?;
     let hello = Hello {
         role: Role::Array(config.side()),
@@ -256,7 +258,11 @@ async fn serve(
         system: config.system_id(),
         lanes,
     };
-    start_links(config, timers, lives, &hello, &mailboxes, &volumes, &inputs).await?;
+    let restored = Arc::new(Notify::new());
+    let links = Links { timers, hello: &hello, mailboxes: &mailboxes, inputs: &inputs, restored: &restored };
+    start_links(config, lives, volumes.shared(), links).await?;
+    tokio::spawn(handle.clone().keep_enrolling());
+    tokio::spawn(begin_as_new(handle.clone(), restored));
     let forward = inputs.clone();
     tokio::spawn(async move {
         while let Some(volume) = poked.recv().await {
@@ -281,15 +287,24 @@ async fn serve(
     running.await
 }
 
+/// What the tasks of all links have in common.
+#[derive(Clone, Copy)]
+struct Links<'a> {
+    timers: Timers,
+    hello: &'a Hello,
+    mailboxes: &'a Mailboxes,
+    inputs: &'a mpsc::UnboundedSender<Input>,
+    /// Told when another end knows of a later life of this array.
+    restored: &'a Arc<Notify>,
+}
+
 async fn start_links(
     config: &ArrayConfig,
-    timers: Timers,
     lives: Lives,
-    hello: &Hello,
-    mailboxes: &Mailboxes,
-    volumes: &VolumeSet,
-    inputs: &mpsc::UnboundedSender<Input>,
+    volumes: crate::link::lane::Volumes,
+    links: Links<'_>,
 ) -> Result<(), RunError> {
+    let Links { timers, hello, mailboxes, inputs, restored } = links;
     if let Some(peer) = &config.peer {
         let (channel, mut events) = mpsc::unbounded_channel();
         let (lanes, mut lane_events) = mpsc::unbounded_channel();
@@ -299,12 +314,13 @@ async fn start_links(
             peer_name: peer.name.clone(),
             timers,
             mailboxes: mailboxes.clone(),
-            volumes: volumes.shared(),
+            volumes,
             channel,
             lanes,
             board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout)),
             present: Mutex::new(None),
             lives: Arc::new(Mutex::new(lives)),
+            restored: Arc::clone(restored),
         });
         let forward = inputs.clone();
         tokio::spawn(async move {
@@ -344,9 +360,36 @@ async fn start_links(
         if witness.allow_plaintext {
             tracing::warn!("the connection to the witness is not encrypted (allow_plaintext)");
         }
-        tokio::spawn(super::peer::keep_witness(hello.clone(), timers, witness.address, channel));
+        tokio::spawn(super::peer::keep_witness(
+            hello.clone(),
+            timers,
+            witness.address,
+            channel,
+            Arc::clone(restored),
+        ));
     }
     Ok(())
+}
+
+/// Waits until the other end of a link knows of a later life of this array; this process is then run anew,
+/// as an array that takes no part in any group until it is enrolled (FAILURES F33).
+async fn begin_as_new(handle: Handle, restored: Arc<Notify>) {
+    loop {
+        restored.notified().await;
+        tracing::error!(
+            "the data_dir is older than what was heard of this array: it was restored from a backup, or copied. \
+             This array goes on as a new one, and its copies are made anew"
+        );
+        handle.log.add(None, None, "the data_dir was restored from a backup: goes on as a new array".into());
+        match handle.become_new().await {
+            Ok(()) => {
+                let error = process::run_anew();
+                tracing::error!(%error, "cannot run anew; start this array again");
+                return;
+            }
+            Err(error) => tracing::error!(%error, "cannot go on as a new array; trying again"),
+        }
+    }
 }
 
 async fn open_portals(

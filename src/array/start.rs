@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use crate::arbitration::{GroupId, RECORD_FORMAT, VoterRecord};
 use crate::format::EnvelopeError;
+use uuid::Uuid;
+
 use crate::mirror::VolumeId;
 use crate::store::data_dir::DataDir;
 use crate::store::objects::{Group, ObjectStore, Objects};
 use crate::store::records::RecordTable;
 use crate::volume::Volume;
 
+use super::handle::AbsentCopy;
 use super::run::RunError;
 use super::volumes::VolumeSet;
 
@@ -34,36 +37,61 @@ pub fn open_votes(data_dir: &DataDir) -> Result<Votes, RunError> {
     Ok(Votes { table: Arc::new(Mutex::new(table)), records, path: data_dir.votes() })
 }
 
-/// Opens every volume. One that cannot be opened keeps the array from starting: hosts would take
-/// its absence for a loss.
-pub fn open_volumes(objects: &Objects, volumes: &VolumeSet) -> Result<(), RunError> {
+/// Opens every volume. One that cannot be opened makes its group's copy here count for nothing; one that is
+/// in no group keeps the array from starting: hosts would take its absence for a loss.
+///
+/// Returns the volumes that are not open, each with the reason.
+pub fn open_volumes(objects: &Objects, volumes: &VolumeSet) -> Result<BTreeMap<Uuid, String>, RunError> {
     volumes.sweep(objects);
+    let mut lost = BTreeMap::new();
     for volume in objects.volumes() {
-        volumes.open(volume).map_err(|source| RunError::Volume { name: volume.name.clone(), source })?;
+        let Err(source) = volumes.open(volume) else { continue };
+        if objects.group_of_volume(volume.uuid).is_none() {
+            return Err(RunError::Volume { name: volume.name.clone(), source });
+        }
+        tracing::error!(volume = volume.name, %source, "this volume is lost here");
+        lost.insert(volume.uuid, format!("volume {}: {source}", volume.name));
     }
-    Ok(())
+    Ok(lost)
 }
 
-/// The groups with their votes and volumes, ready for their controls.
+/// What was found of the groups.
+pub struct Groups {
+    /// With their votes and volumes, ready for their controls.
+    pub present: Vec<(Group, VoterRecord, Vec<Volume>)>,
+    /// This array takes no part in them until it is enrolled (rule 18).
+    pub absent: BTreeMap<Uuid, AbsentCopy>,
+}
+
+/// Which groups this array can take part in; `lost`: volumes that are not open.
 pub fn groups(
     store: &ObjectStore,
     votes: &Votes,
     volumes: &VolumeSet,
-) -> Result<Vec<(Group, VoterRecord, Vec<Volume>)>, RunError> {
+    lost: &BTreeMap<Uuid, String>,
+) -> Groups {
     let objects = store.snapshot();
-    let mut groups = Vec::new();
+    let mut groups = Groups { present: Vec::new(), absent: BTreeMap::new() };
     for group in objects.groups() {
-        let record = votes.records.get(&group.group_id()).filter(|record| record.chosen.is_some());
-        let record =
-            record.ok_or_else(|| RunError::NoVote { path: votes.path.clone(), group: group.name.clone() })?;
-        let members = group
-            .members
-            .iter()
-            .filter_map(|member| volumes.get(VolumeId(member.volume.into_bytes())))
-            .collect();
-        groups.push((group.clone(), *record, members));
+        let record = votes.records.get(&group.group_id()).filter(|record| record.chosen.is_some()).copied();
+        let lost = group.members.iter().find_map(|member| lost.get(&member.volume));
+        let why = match (record, group.absent, lost) {
+            (_, Some(_), _) => "its data or votes here are lost, or older than what was acknowledged".into(),
+            (_, None, Some(lost)) => lost.clone(),
+            (None, None, None) => format!("there is no vote of it in {}", votes.path.display()),
+            (Some(record), None, None) => {
+                let members = group
+                    .members
+                    .iter()
+                    .filter_map(|member| volumes.get(VolumeId(member.volume.into_bytes())))
+                    .collect();
+                groups.present.push((group.clone(), record, members));
+                continue;
+            }
+        };
+        groups.absent.insert(group.uuid, AbsentCopy { why, chosen: record.and_then(|record| record.chosen) });
     }
-    Ok(groups)
+    groups
 }
 
 /// Volumes on the device of `data_dir`: a hung disk then stops the votes as well.

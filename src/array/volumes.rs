@@ -17,6 +17,7 @@ use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
 use crate::store::objects::{Objects, Provisioning, VirtualVolume};
 use crate::store::{DataFile, VolumeFileError, is_before_image};
+use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::volume::{DataThread, Listener, Mailboxes, Volume};
 
@@ -139,8 +140,38 @@ impl VolumeSet {
     /// # Errors
     /// See [`OpenError`]; nothing is left behind.
     pub fn create(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
+        let data = DataFile::create(&volume.path, volume.stamp(), volume.size_bytes, self.engine)?;
+        self.complete(volume, data)
+    }
+
+    /// Makes a copy whose disk was exchanged anew: blank data, an empty map. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: what is in the way, by name.
+    pub fn renew(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
+        let data = DataFile::renew(&volume.path, volume.stamp(), volume.size_bytes, self.engine)?;
+        let path = self.data_dir.map(volume.volume_id());
+        match directory::remove(&path, self.data_dir.engine().is_volatile()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::MapFile { path, source });
+            }
+            _ => {}
+        }
+        let volume = self.complete(volume, data)?;
+        // What an image beside the old copy tells is not of this one.
+        let image = volume.file().find_image();
+        if let Some(image) =
+            image.map_err(|source| OpenError::Image { path: volume.file().path().into(), source })?
+        {
+            volume.found_image(image);
+            volume.drop_image();
+        }
+        Ok(volume)
+    }
+
+    /// Space and map of data that was just made.
+    fn complete(&self, volume: &VirtualVolume, data: DataFile) -> Result<Volume, OpenError> {
         let geometry = geometry(volume);
-        let data = DataFile::create(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
         if volume.provisioning == Provisioning::Full
             && let Err(error) = data.reserve()
         {
@@ -166,7 +197,7 @@ impl VolumeSet {
 
     /// Removes the data of a volume that could not be made.
     fn withdraw(&self, volume: &VirtualVolume) {
-        let removed = DataFile::remove(&volume.path, volume.volume_id(), volume.size_bytes, self.engine);
+        let removed = DataFile::remove(&volume.path, volume.stamp(), volume.size_bytes, self.engine);
         if let Err(error) = removed {
             tracing::warn!(%error, "the data of a volume that could not be made is left behind");
         }
@@ -207,7 +238,7 @@ impl VolumeSet {
     /// See [`OpenError`]: anything that is not this very volume, by name.
     pub fn open(&self, volume: &VirtualVolume) -> Result<Volume, OpenError> {
         let geometry = geometry(volume);
-        let data = DataFile::open(&volume.path, geometry.id, volume.size_bytes, self.engine)?;
+        let data = DataFile::open(&volume.path, volume.stamp(), volume.size_bytes, self.engine)?;
         if volume.provisioning == Provisioning::Full {
             data.keep_space();
         }
@@ -240,6 +271,26 @@ impl VolumeSet {
         volume
     }
 
+    /// Nothing that the copy holds counts any more: its map says so, durably, when this returns. The volume is in
+    /// no group. Blocks.
+    ///
+    /// # Errors
+    /// The map cannot be written now; it is tried again.
+    pub fn disown(&self, id: VolumeId) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let (volume, file) = (self.get(id).ok_or_else(gone)?, self.maps.file(id).ok_or_else(gone)?);
+        volume.with(|core, _, out| core.disown(out));
+        let (done, wait) = std::sync::mpsc::channel();
+        self.maps.metadata.run(move || {
+            write_map(&volume, &file);
+            let _ = done.send(volume.with(|core, _, _| core.status().map_pending));
+        });
+        match wait.recv() {
+            Ok(false) => Ok(()),
+            _ => Err(io::Error::other("the dirty map is not written yet")),
+        }
+    }
+
     /// Closes a volume on every thread and removes its data and map. Blocks. The caller has seen
     /// to it that nothing is exported or mirrored.
     ///
@@ -257,7 +308,7 @@ impl VolumeSet {
         {
             return Err(OpenError::MapFile { path: map, source });
         }
-        Ok(DataFile::remove(&volume.path, id, volume.size_bytes, self.engine)?)
+        Ok(DataFile::remove(&volume.path, volume.stamp(), volume.size_bytes, self.engine)?)
     }
 
     /// Closes a volume on every thread. Blocks until no thread holds its file.

@@ -253,6 +253,9 @@ pub fn remote_copy(value: &Value, json: bool) {
         }
         if group["serves"] != true {
             println!("  This array does not serve: {}", text(&group["reason"]));
+            if group["epoch"].is_null() {
+                continue;
+            }
         } else if group["witness"] != true && group["quorum"] == "majority" {
             println!("  The witness is not reached: no automatic failover until it is.");
         }

@@ -446,6 +446,8 @@ pub enum LogEntry {
     Refused {
         by: crate::arbitration::Voter,
         promise: Option<crate::arbitration::Promise>,
+        /// It has promised a higher ballot.
+        higher: bool,
     },
     LeaseLost,
     Link(bool),

@@ -230,6 +230,11 @@ impl Control {
         self.arbiter.chosen()
     }
 
+    /// Has this array voted for a next configuration?
+    pub fn has_vote(&self) -> bool {
+        self.arbiter.record().vote.is_some()
+    }
+
     /// The gate as last published to the volumes.
     pub const fn gate(&self) -> Gate {
         self.gate
@@ -396,9 +401,9 @@ impl Control {
                         self.log(LogEntry::Proposed { transition, round }, out);
                     }
                 }
-                ArbiterAction::Refused { by, promise } => {
+                ArbiterAction::Refused { by, promise, higher } => {
                     if self.attempts.is_to_be_told(epoch, Attempt::Refused(by)) {
-                        self.log(LogEntry::Refused { by, promise }, out);
+                        self.log(LogEntry::Refused { by, promise, higher }, out);
                     }
                 }
                 ArbiterAction::Split => self.log(LogEntry::SplitBrain, out),

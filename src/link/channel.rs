@@ -82,9 +82,43 @@ impl Framed {
         };
         match timeout(HELLO_TIMEOUT, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
             Frame::Hello(hello) => Ok(hello),
-            Frame::Refused(why) => Err(io::Error::other(format!("the other end refuses: {why}"))),
-            _ => Err(io::Error::other("no hello at the start of the connection")),
+            frame => {
+                Err(refusal(frame)
+                    .unwrap_or_else(|| io::Error::other("no hello at the start of the connection")))
+            }
         }
+    }
+}
+
+/// The other end knows of a later life of this array: this one can only go on as a new array (rule 18).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the other end refuses: {0}")]
+pub struct Restored(String);
+
+impl Restored {
+    /// Is this why a connection ended?
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+/// Tells the caller why it is not believed; what the connection ends with here.
+pub async fn refuse(framed: &mut Framed, refused: Frame) -> io::Error {
+    let why = match &refused {
+        Frame::Refused(why) | Frame::Restored(why) => why.clone(),
+        _ => String::new(),
+    };
+    // One that does not listen is not told.
+    let _ = framed.send(&refused).await;
+    io::Error::other(why)
+}
+
+/// The end of a connection that the other end refuses.
+fn refusal(frame: Frame) -> Option<io::Error> {
+    match frame {
+        Frame::Refused(why) => Some(io::Error::other(format!("the other end refuses: {why}"))),
+        Frame::Restored(why) => Some(io::Error::other(Restored(why))),
+        _ => None,
     }
 }
 
@@ -149,8 +183,8 @@ async fn receive(
                         Frame::Pong(number) => {
                             let _ = pongs.send(number);
                         }
-                        Frame::Refused(why) => {
-                            return io::Error::other(format!("the other end refuses: {why}"));
+                        frame @ (Frame::Refused(_) | Frame::Restored(_)) => {
+                            return refusal(frame).unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into());
                         }
                         frame => {
                             let _ = events.send(Event::Frame { connection, frame });

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::store::lives::{Lives, Start};
-use crate::wire::Hello;
+use crate::store::lives::{LifeError, Lives, Start};
+use crate::wire::{Frame, Hello};
 
 /// Checks a hello against the lives heard before, and notes it down, durably, without blocking the caller.
 ///
 /// # Errors
-/// Why the caller is refused, in words.
-pub async fn admit(lives: &Arc<Mutex<Lives>>, hello: &Hello) -> Result<(), String> {
+/// What the caller is to be told.
+pub async fn admit(lives: &Arc<Mutex<Lives>>, hello: &Hello) -> Result<(), Frame> {
     let start = Start {
         data_dir: hello.identity,
         number: hello.life,
@@ -19,7 +19,8 @@ pub async fn admit(lives: &Arc<Mutex<Lives>>, hello: &Hello) -> Result<(), Strin
     let lives = Arc::clone(lives);
     let noted = move || lives.lock().unwrap_or_else(PoisonError::into_inner).admit(&start);
     match tokio::task::spawn_blocking(noted).await {
-        Ok(admitted) => admitted.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Ok(Err(error @ LifeError::Restored { .. })) => Err(Frame::Restored(error.to_string())),
+        Ok(admitted) => admitted.map_err(|error| Frame::Refused(error.to_string())),
+        Err(error) => Err(Frame::Refused(error.to_string())),
     }
 }

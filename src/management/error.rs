@@ -122,12 +122,16 @@ impl From<CommandError> for ApiError {
             | CommandError::PeerUnreachable
             | CommandError::PrimaryUnreachable(_)
             | CommandError::StaleGroupState(_)
+            | CommandError::MayHoldMore(_)
+            | CommandError::Absent { .. }
             | CommandError::WitnessUnreachable => Self::new(403, 13, desc),
             CommandError::ShuttingDown => Self::new(503, 1, desc),
             CommandError::GrowsInSync { .. } => Self::new(409, 215, desc),
-            CommandError::Store(_) | CommandError::Open(_) | CommandError::RollBack { .. } => {
-                Self::new(500, 1, desc)
-            }
+            CommandError::Store(_)
+            | CommandError::Open(_)
+            | CommandError::RollBack { .. }
+            | CommandError::Disown(_)
+            | CommandError::DataDir(_) => Self::new(500, 1, desc),
         }
     }
 }

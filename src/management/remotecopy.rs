@@ -438,6 +438,17 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     "auto_synchronize": group.policies.auto_synchronize,
                 },
             });
+            if let (Some(copy), Some(members)) = (handle.absent.get(group.uuid), row.as_object_mut()) {
+                let reason =
+                    format!("it takes no part in the group until the primary has enrolled it: {}", copy.why);
+                members.extend([
+                    ("role".into(), "Absent".into()),
+                    ("status".into(), state_name(crate::group::GroupState::Stopped).into()),
+                    ("serves".into(), false.into()),
+                    ("inSync".into(), false.into()),
+                    ("reason".into(), reason.into()),
+                ]);
+            }
             if let (Some(view), Some(members)) = (view, row.as_object_mut()) {
                 let left = match view.sync {
                     SyncStatus::Syncing { left } => Some(left),

@@ -48,6 +48,15 @@ impl Volume {
         self.settle(cx, out);
     }
 
+    /// Nothing this copy holds counts: every region is out of sync. Only while it is in no group; what it was
+    /// before is in doubt no more once `Status::map_pending` is false.
+    pub fn disown(&mut self, out: &mut Vec<VolumeAction>) {
+        let mut everything = self.must_copy.clone();
+        everything.insert_run(RegionRun { first: 0, count: u64::MAX });
+        self.map.mark_all_out_of_sync(&everything);
+        self.raise_barrier(out);
+    }
+
     /// Takes the volume out of its group: solitary, its map cleared.
     pub fn withdraw(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         self.end_session();

@@ -49,7 +49,7 @@ impl std::fmt::Display for Owner {
 /// Who this daemon is, durably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Made with the directory; never changes.
+    /// Made with the directory; another one after a restoration that was noticed ([`DataDir::become_new`]).
     pub uuid: Uuid,
     pub owner: Owner,
     /// Starts of the daemon on this directory, this one included (rule 14).
@@ -131,6 +131,16 @@ impl DataDir {
             sync_directory_of(directory, Mutation::DataDirNamesNotSynced).map_err(failed)?;
         }
         Ok(Self { path: path.to_owned(), identity, engine, _lock: lock })
+    }
+
+    /// From the next start on this is another array: a new UUID, whose starts are counted from 1. Blocks.
+    ///
+    /// # Errors
+    /// The disk's; the identity is the old one then.
+    pub fn become_new(&self) -> Result<(), DataDirError> {
+        let (mut record, _) = RecordFile::open(&self.path.join("IDENTITY"), IDENTITY, self.engine)?;
+        let identity = Identity { uuid: Uuid::new_v4(), boot: 0, ..self.identity };
+        Ok(record.write(&encode(&identity))?)
     }
 
     fn lock(path: &Path) -> Result<RawFile, DataDirError> {

@@ -20,8 +20,8 @@ const FORMAT: Format = Format { magic: *b"TWLNLIF\0", version: 1, readable_from:
 pub enum LifeError {
     #[error(
         "the data_dir of {name} is older than one heard here before (it starts for time {found}, {known} was heard): \
-         it was restored from a backup or copied, and lacks what was written and voted since. Start {name} with an \
-         empty data_dir and mirror its volumes anew"
+         it was restored from a backup or copied, and lacks what was written and voted since. {name} goes on as a \
+         new array, and serves no group until its primary has mirrored it anew"
     )]
     Restored { name: String, found: u64, known: u64 },
     #[error("the start of {name} cannot be noted down: {source}")]

@@ -10,6 +10,7 @@ mod loop_device_tests;
 pub mod map_file;
 pub mod objects;
 pub mod records;
+mod renew;
 pub mod volume_file;
 
 pub use before::{BeforeImage, is_before_image};
@@ -18,4 +19,4 @@ pub use event_file::EventFile;
 pub use handle::{Durability, Handle};
 pub use map_file::MapFile;
 pub use records::{RecordError, RecordFile, RecordTable};
-pub use volume_file::{DataFile, VolumeFileError};
+pub use volume_file::{DataFile, Stamp, VolumeFileError};

@@ -34,6 +34,21 @@ pub const TRAILER: u64 = 2 * SLOT_UNIT as u64;
 /// file systems have their first marks.
 const BLANK_PROBE: usize = 1 << 20;
 
+/// Whose data a file holds. A volume whose disk was exchanged gets a new copy number, so that the old disk,
+/// when it turns up again, is not taken for the present one: it lacks what was written since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub id: VolumeId,
+    /// 0: the first copy.
+    pub copy: u64,
+}
+
+impl From<VolumeId> for Stamp {
+    fn from(id: VolumeId) -> Self {
+        Self { id, copy: 0 }
+    }
+}
+
 /// Why a data file is not made or not taken.
 #[derive(Debug, Error)]
 pub enum VolumeFileError {
@@ -56,6 +71,10 @@ pub enum VolumeFileError {
     NoVolume { path: PathBuf, source: SlotError },
     #[error("{path} holds another volume ({found}, expected {expected})", path = path.display())]
     OtherVolume { path: PathBuf, found: String, expected: String },
+    #[error("{path} holds something else than this volume; move it away, or give the volume's data another path", path = path.display())]
+    Foreign { path: PathBuf },
+    #[error("{path} holds an older copy of this volume, from before its disk was exchanged", path = path.display())]
+    OlderCopy { path: PathBuf },
     #[error("{path} holds {found} bytes of data, expected {expected}", path = path.display())]
     OtherSize { path: PathBuf, found: u64, expected: u64 },
 }
@@ -75,7 +94,7 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     /// Bytes of data; grows.
     size: AtomicU64,
-    id: VolumeId,
+    stamp: Stamp,
     /// I/O errors so far; bounds what is logged.
     pub(super) errors: AtomicU64,
     /// Fully provisioned: space once taken is not given back.
@@ -90,7 +109,13 @@ impl DataFile {
     ///
     /// # Errors
     /// See [`VolumeFileError`]; a file that could not be completed is removed again.
-    pub fn create(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+    pub fn create(
+        path: &Path,
+        stamp: impl Into<Stamp>,
+        size: u64,
+        engine: Engine,
+    ) -> Result<Self, VolumeFileError> {
+        let id = stamp.into();
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
         if size == 0 || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
             return Err(VolumeFileError::BadSize { path: path.to_owned(), asked: size });
@@ -117,12 +142,7 @@ impl DataFile {
         made
     }
 
-    fn create_on_device(
-        path: &Path,
-        id: VolumeId,
-        size: u64,
-        engine: Engine,
-    ) -> Result<Self, VolumeFileError> {
+    fn create_on_device(path: &Path, id: Stamp, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
         let access = Access { exclusive: true, volatile: engine.is_volatile(), ..Access::default() };
         let raw = RawFile::open(path, access).map_err(failed)?;
@@ -142,7 +162,7 @@ impl DataFile {
         Self::locked(raw, id, size, engine)
     }
 
-    fn fill(raw: &RawFile, id: VolumeId, size: u64) -> Result<(), VolumeFileError> {
+    fn fill(raw: &RawFile, id: Stamp, size: u64) -> Result<(), VolumeFileError> {
         let path = raw.path();
         let sized = size.checked_add(TRAILER).ok_or_else(|| io::ErrorKind::FileTooLarge.into());
         let tried = sized.and_then(|len: u64| {
@@ -210,9 +230,9 @@ impl DataFile {
             }
             // What a device holds behind the volume is anybody's.
             zero_out(raw, old, size).map_err(failed)?;
-            write_body(raw, limit, &body_of(self.inner.id, size, Some(old))).map_err(failed)?;
+            write_body(raw, limit, &body_of(self.inner.stamp, size, Some(old))).map_err(failed)?;
         } else {
-            let grown = Self::fill(raw, self.inner.id, size).and_then(|()| {
+            let grown = Self::fill(raw, self.inner.stamp, size).and_then(|()| {
                 if self.inner.keeps_space.load(Ordering::Relaxed) {
                     raw.allocate(old, size - old).map_err(|source| match source.kind() {
                         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -227,7 +247,7 @@ impl DataFile {
             if let Err(error) = grown {
                 // What cannot be undone now is undone when the volume is opened next.
                 let undone =
-                    write_record(raw, old, self.inner.id, old).and_then(|()| raw.set_len(old + TRAILER));
+                    write_record(raw, old, self.inner.stamp, old).and_then(|()| raw.set_len(old + TRAILER));
                 if let Err(undone) = undone {
                     tracing::warn!(path = %path().display(), %undone, "a growth that failed is not undone yet");
                 }
@@ -265,7 +285,7 @@ impl DataFile {
         let mut trailer = vec![0; RECORD.file_len()];
         raw.read_at(&mut trailer, data_end)?;
         Ok(match read_record(&raw, data_end)? {
-            Ok((id, found)) => found == data_end && !is_known(id),
+            Ok((stamp, found)) => found == data_end && !is_known(stamp.id),
             Err(_) => trailer.iter().all(|&byte| byte == 0),
         })
     }
@@ -275,7 +295,13 @@ impl DataFile {
     /// # Errors
     /// Everything that is not this very volume is refused by name: blank, torn, foreign, another
     /// volume, another size; and one that is open elsewhere.
-    pub fn open(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+    pub fn open(
+        path: &Path,
+        stamp: impl Into<Stamp>,
+        size: u64,
+        engine: Engine,
+    ) -> Result<Self, VolumeFileError> {
+        let id = stamp.into();
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
         let device =
             fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
@@ -292,8 +318,11 @@ impl DataFile {
             Ok(record) => record,
             Err(source) => return Err(VolumeFileError::NoVolume { path: path.to_owned(), source }),
         };
+        if found.id == id.id && found.copy != id.copy {
+            return Err(VolumeFileError::OlderCopy { path: path.to_owned() });
+        }
         if found != id {
-            let uuid = |id: VolumeId| uuid::Uuid::from_bytes(id.0).to_string();
+            let uuid = |stamp: Stamp| uuid::Uuid::from_bytes(stamp.id.0).to_string();
             return Err(VolumeFileError::OtherVolume {
                 path: path.to_owned(),
                 found: uuid(found),
@@ -312,7 +341,7 @@ impl DataFile {
         Self::locked(raw, id, size, engine)
     }
 
-    fn locked(raw: RawFile, id: VolumeId, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
+    fn locked(raw: RawFile, stamp: Stamp, size: u64, engine: Engine) -> Result<Self, VolumeFileError> {
         let path = raw.path().to_owned();
         match raw.lock() {
             Ok(true) => {}
@@ -328,7 +357,7 @@ impl DataFile {
                 raw: data,
                 engine,
                 size: AtomicU64::new(size),
-                id,
+                stamp,
                 errors: AtomicU64::new(0),
                 keeps_space: AtomicBool::new(false),
                 images_at: OnceLock::new(),
@@ -341,9 +370,14 @@ impl DataFile {
     ///
     /// # Errors
     /// As [`DataFile::open`]: nothing that is not this volume is removed.
-    pub fn remove(path: &Path, id: VolumeId, size: u64, engine: Engine) -> Result<(), VolumeFileError> {
+    pub fn remove(
+        path: &Path,
+        stamp: impl Into<Stamp>,
+        size: u64,
+        engine: Engine,
+    ) -> Result<(), VolumeFileError> {
         let failed = |source| VolumeFileError::Io { path: path.to_owned(), source };
-        let file = Self::open(path, id, size, engine)?;
+        let file = Self::open(path, stamp, size, engine)?;
         if file.inner.raw.medium() == Medium::Device {
             let at = whole_blocks(file.inner.lock.size().map_err(failed)?).saturating_sub(TRAILER);
             let blank = vec![0; RECORD.file_len()];
@@ -383,7 +417,7 @@ impl DataFile {
     }
 
     pub fn id(&self) -> VolumeId {
-        self.inner.id
+        self.inner.stamp.id
     }
 
     pub fn path(&self) -> &Path {
@@ -423,19 +457,25 @@ impl DataFile {
 
 /// The volume's record: UUID and size, written to both slots so that either one, rotten, is only
 /// the worse for a warning.
-fn write_record(raw: &RawFile, at: u64, id: VolumeId, size: u64) -> io::Result<()> {
+pub(super) fn write_record(raw: &RawFile, at: u64, id: Stamp, size: u64) -> io::Result<()> {
     write_body(raw, at, &body_of(id, size, None))
 }
 
-/// `was`: the size before a growth of a device, whose record stays in its place.
-fn body_of(id: VolumeId, size: u64, was: Option<u64>) -> Vec<u8> {
-    let mut body = [&id.0[..], &size.to_le_bytes()].concat();
-    body.extend(was.iter().flat_map(|was| was.to_le_bytes()));
+/// `was`: the size before a growth of a device, whose record stays in its place. A first copy that never grew
+/// has neither field.
+fn body_of(stamp: Stamp, size: u64, was: Option<u64>) -> Vec<u8> {
+    let mut body = [&stamp.id.0[..], &size.to_le_bytes()].concat();
+    if was.is_some() || stamp.copy != 0 {
+        body.extend(was.unwrap_or_default().to_le_bytes());
+    }
+    if stamp.copy != 0 {
+        body.extend(stamp.copy.to_le_bytes());
+    }
     body
 }
 
 fn write_body(raw: &RawFile, at: u64, body: &[u8]) -> io::Result<()> {
-    let slot = RECORD.encode(1, body).unwrap_or_default(); // 32 bytes fit in any slot
+    let slot = RECORD.encode(1, body).unwrap_or_default(); // 40 bytes fit in any slot
     let stable = !mutation::on(Mutation::VolumeRecordNotStable);
     raw.write_at(&[&slot[..], &slot[..]].concat(), at, stable)
 }
@@ -448,16 +488,17 @@ fn read_was(raw: &RawFile, at: u64) -> io::Result<Option<u64>> {
     Ok(newest.and_then(|newest| Some(u64::from_le_bytes(*newest.body.get(24..)?.first_chunk::<8>()?))))
 }
 
-type Found = Result<(VolumeId, u64), SlotError>;
+pub(super) type Found = Result<(Stamp, u64), SlotError>;
 
-fn read_record(raw: &RawFile, at: u64) -> io::Result<Found> {
+pub(super) fn read_record(raw: &RawFile, at: u64) -> io::Result<Found> {
     let mut bytes = vec![0; RECORD.file_len()];
     raw.read_at(&mut bytes, at)?;
     Ok(RECORD.decode(&bytes).and_then(|newest| {
-        let fields = newest
-            .body
-            .split_first_chunk::<16>()
-            .and_then(|(id, rest)| Some((VolumeId(*id), u64::from_le_bytes(*rest.first_chunk::<8>()?))));
+        let fields = newest.body.split_first_chunk::<16>().and_then(|(id, rest)| {
+            let copy =
+                rest.get(16..).and_then(<[u8]>::first_chunk::<8>).copied().map_or(0, u64::from_le_bytes);
+            Some((Stamp { id: VolumeId(*id), copy }, u64::from_le_bytes(*rest.first_chunk::<8>()?)))
+        });
         fields.ok_or(SlotError::Blank)
     }))
 }
@@ -465,7 +506,7 @@ fn read_record(raw: &RawFile, at: u64) -> io::Result<Found> {
 /// The file is longer than the volume of `size` bytes, and ends at `at` plus a record: a growth that was
 /// cut off before anybody was told of it is undone. False: it is something else. Nothing but records may
 /// lie behind the data then.
-fn settle_growth(raw: &RawFile, id: VolumeId, size: u64, at: u64) -> io::Result<bool> {
+fn settle_growth(raw: &RawFile, id: Stamp, size: u64, at: u64) -> io::Result<bool> {
     let old = matches!(read_record(raw, size)?, Ok(record) if record == (id, size));
     let new = matches!(read_record(raw, at)?, Ok(record) if record == (id, at));
     let behind = raw.next_data((size + TRAILER).min(at), at)?;
@@ -493,7 +534,7 @@ fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
     raw.sync_data()
 }
 
-fn whole_blocks(bytes: u64) -> u64 {
+pub(super) fn whole_blocks(bytes: u64) -> u64 {
     bytes - bytes % u64::from(PHYSICAL_BLOCK)
 }
 

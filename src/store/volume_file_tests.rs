@@ -341,7 +341,7 @@ mod growth {
             let raw = &file.inner.lock;
             raw.set_len(NEW + TRAILER).unwrap();
             if steps > 1 {
-                write_record(raw, NEW, ID, NEW).unwrap();
+                write_record(raw, NEW, ID.into(), NEW).unwrap();
             }
             if steps > 2 {
                 raw.write_at(&vec![0; RECORD.file_len()], OLD, true).unwrap();

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod engine;
 pub mod file;
 pub mod pool;
+pub mod process;
 pub mod runtime;
 pub mod socket;
 pub mod thread;

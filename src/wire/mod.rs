@@ -74,6 +74,9 @@ pub enum Frame {
     },
     /// The sender does not speak to the receiver, and why; it closes the connection.
     Refused(String),
+    /// As `Refused`: the receiver's `data_dir` is older than one that was heard before. It can only go on as a
+    /// new array (rule 18).
+    Restored(String),
 }
 
 /// Why bytes are not taken; the connection is closed.
@@ -101,6 +104,7 @@ const SESSION: u8 = 5;
 const REQUEST: u8 = 6;
 const REPLY: u8 = 7;
 const REFUSED: u8 = 8;
+const RESTORED: u8 = 9;
 
 impl Frame {
     const fn kind(&self) -> u8 {
@@ -113,6 +117,7 @@ impl Frame {
             Self::Request { .. } => REQUEST,
             Self::Reply { .. } => REPLY,
             Self::Refused(_) => REFUSED,
+            Self::Restored(_) => RESTORED,
         }
     }
 
@@ -166,7 +171,7 @@ impl Frame {
                 w.u64(*number);
                 w.bytes(body);
             }
-            Self::Refused(why) => w.bytes(why.as_bytes()),
+            Self::Refused(why) | Self::Restored(why) => w.bytes(why.as_bytes()),
         }
     }
 
@@ -190,6 +195,7 @@ impl Frame {
                 });
             }
             REFUSED => return Ok(Self::Refused(String::from_utf8_lossy(payload).into_owned())),
+            RESTORED => return Ok(Self::Restored(String::from_utf8_lossy(payload).into_owned())),
             other => return Err(WireError::Kind(other)),
         };
         frame.filter(|_| r.is_empty()).ok_or(WireError::Shape(kind))

@@ -48,6 +48,7 @@ fn samples() -> Vec<Frame> {
         Frame::Request { number: 1, body: b"{}".to_vec() },
         Frame::Reply { number: 1, body: Vec::new() },
         Frame::Refused("no".into()),
+        Frame::Restored("old".into()),
     ]
 }
 

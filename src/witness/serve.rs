@@ -259,9 +259,8 @@ async fn welcome(
             framed.send(&Frame::Refused(why.into())).await?;
             return Err(io::Error::other(why));
         }
-        if let Err(why) = lives::admit(lives, &hello).await {
-            framed.send(&Frame::Refused(why.clone())).await?;
-            return Err(io::Error::other(why));
+        if let Err(refused) = lives::admit(lives, &hello).await {
+            return Err(channel::refuse(&mut framed, refused).await);
         }
         framed.send(&Frame::Hello(own)).await?;
         Ok((framed, hello))

@@ -5,6 +5,7 @@ mod bad_input;
 mod before_image;
 mod configuration;
 mod damage;
+mod enrolment;
 mod full_disk;
 mod growth;
 mod hanging_disk;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::arbitration::{GroupId, VoterRecord};
+use crate::arbitration::{Config, GroupId, InSync, VoterRecord};
 use crate::group::{Control, Event, Life, Settings};
 use crate::mirror::VolumeId;
 use crate::store::objects::Group;
@@ -64,6 +64,15 @@ impl Controller {
         volume.with(|core, context, out| core.enrol(self.parts.me, &chosen, full, context, out));
         entry.members.push(volume);
         entry.handle(group, Event::MembersChanged, &mut self.wishes);
+    }
+
+    /// The configuration of a group in which this array is alone and nothing is undecided: what another array
+    /// may be enrolled with.
+    pub fn settled(&self, group: GroupId) -> Option<Config> {
+        let control = self.groups.get(&group)?.control();
+        let chosen = control.chosen();
+        let alone = chosen.primary == self.parts.me && chosen.in_sync == InSync::Primary;
+        (alone && !control.has_vote()).then_some(chosen)
     }
 
     /// A volume leaves its group.

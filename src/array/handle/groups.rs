@@ -43,6 +43,7 @@ impl Handle {
             started: false,
             sequence: 1,
             created: now_seconds(),
+            absent: None,
         };
         // The name is tried here first, so that nothing is made there in vain.
         self.snapshot().as_ref().clone().add_group(group.clone())?;
@@ -318,6 +319,10 @@ impl Handle {
     /// # Errors
     /// See [`Refused`].
     pub async fn discard(&self, group: &str) -> Result<(), CommandError> {
+        let entry = self.snapshot().group_named(group).cloned();
+        if let Some(entry) = entry.filter(|entry| self.absent.get(entry.uuid).is_some()) {
+            return self.discard_absent(&entry).await;
+        }
         self.command(self.group_id(group)?, Command::Discard).await
     }
 
@@ -358,6 +363,10 @@ impl Handle {
     pub async fn remove_group(&self, group: &str) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
+        if self.absent.get(entry.uuid).is_some() {
+            // Nobody mirrors to this copy; its volumes become this array's own.
+            return self.remove_absent_group(&entry).await;
+        }
         snapshot.as_ref().clone().remove_group(group, 0)?;
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
@@ -370,6 +379,7 @@ impl Handle {
     }
 
     pub(super) async fn remove_group_here(&self, group: &Group) -> Result<(), CommandError> {
+        self.absent.remove(group.uuid);
         match self.command(group.group_id(), Command::Remove).await {
             // The other array's tombstone may have come first: the control is gone already.
             Ok(()) | Err(CommandError::Object(ObjectError::Missing { .. })) => {}
@@ -387,7 +397,12 @@ impl Handle {
     async fn command(&self, group: GroupId, command: Command) -> Result<(), CommandError> {
         let wait = self.control(move |controller| controller.command(group, command)).await?;
         let Some(wait) = wait else {
-            return Err(missing(Kind::Group, &Uuid::from_bytes(group.0).to_string()));
+            let uuid = Uuid::from_bytes(group.0);
+            let name = self.snapshot().group(uuid).map(|group| group.name.clone());
+            if let (Some(group), Some(copy)) = (name, self.absent.get(uuid)) {
+                return Err(CommandError::Absent { group, why: copy.why });
+            }
+            return Err(missing(Kind::Group, &uuid.to_string()));
         };
         Ok(wait.await.map_err(|_| CommandError::ShuttingDown)??)
     }

@@ -1,6 +1,7 @@
 //! What operators can do with an array: objects and groups, checked, durable, on both arrays where
 //! they belong to both. The management API is a face on this.
 
+mod absent;
 mod groups;
 mod hosts;
 mod peer;
@@ -27,6 +28,7 @@ use super::groups::Views;
 use super::rpc::{PeerAnswer, PeerRefusal, PeerRequest};
 use super::volumes::{OpenError, VolumeSet};
 
+pub use absent::{AbsentCopies, AbsentCopy};
 pub use volumes::{MIB, NewVolume, VOLUME_MAX};
 
 /// Why a request was not carried out; nothing was changed.
@@ -69,6 +71,17 @@ pub enum CommandError {
     GrowsInSync { volume: String, group: String },
     #[error("volume {volume}: {error}")]
     RollBack { volume: String, error: RollBackError },
+    #[error(
+        "this array's copy of group {0} counts for nothing here, but may hold what the other array never had; \
+         give it up by setrcopygroup discard on this array, or look at its volumes first"
+    )]
+    MayHoldMore(String),
+    #[error("this array takes no part in group {group} until the primary has enrolled it: {why}")]
+    Absent { group: String, why: String },
+    #[error("dirty map: {0}")]
+    Disown(std::io::Error),
+    #[error(transparent)]
+    DataDir(#[from] crate::store::DataDirError),
     #[error("the array is shutting down")]
     ShuttingDown,
 }
@@ -99,6 +112,7 @@ pub struct Shared {
     pub log: EventLog,
     pub sessions: Sessions,
     pub exports: ExportTable,
+    pub absent: AbsentCopies,
     pub inputs: mpsc::UnboundedSender<Input>,
 }
 

@@ -74,6 +74,7 @@ impl Handle {
                 }
                 self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
             }
+            PeerRequest::Offer(offer) => self.enrol_for_peer(offer).await,
             PeerRequest::GrowVolume { volume, size_bytes } => self.grow_local(volume, size_bytes).await,
             PeerRequest::SetPolicies { group, started, policies } => {
                 let group = named(group)?;

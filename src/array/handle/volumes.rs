@@ -66,6 +66,7 @@ impl Handle {
                 provisioning: if new.full { Provisioning::Full } else { Provisioning::Thin },
                 comment: new.comment,
                 created: now_seconds(),
+                copy: 0,
             };
             // Names are checked before a file is made under one.
             this.objects.snapshot().as_ref().clone().add_volume(volume.clone())?;

@@ -14,6 +14,7 @@ mod types;
 pub use model::{Objects, check_name};
 pub use store::{ObjectStore, StoreError};
 pub use types::{
-    COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member,
-    NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone, VirtualVolume, Vlun,
+    Absent, COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX,
+    Member, NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone,
+    VirtualVolume, Vlun,
 };

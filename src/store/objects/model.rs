@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::types::{
-    Group, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member, NAME_MAX, OBJECTS_MAX,
-    ObjectError, Tombstone, VirtualVolume, Vlun,
+    Absent, Group, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member, NAME_MAX,
+    OBJECTS_MAX, ObjectError, Tombstone, VirtualVolume, Vlun,
 };
 
 /// All objects of one array. Changed only through its methods, which keep the rules; a method
@@ -152,10 +152,50 @@ impl Objects {
         Ok(self.volumes.entry(volume.uuid).or_insert(VirtualVolume { id, ..volume }))
     }
 
-    /// Removes a volume that is neither exported nor in a group; gives it back.
+    /// The volume's data is another copy than before: its disk was exchanged.
     ///
     /// # Errors
-    /// `Missing`, `InUse`.
+    /// `Missing`.
+    pub fn renew_copy(&mut self, uuid: Uuid) -> Result<&VirtualVolume, ObjectError> {
+        let missing = || ObjectError::Missing { kind: Kind::Volume, name: uuid.to_string() };
+        let volume = self.volumes.get_mut(&uuid).ok_or_else(missing)?;
+        volume.copy += 1;
+        Ok(volume)
+    }
+
+    /// This array's copy of a group counts for nothing (or again).
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn set_absent(&mut self, group: Uuid, absent: Option<Absent>) -> Result<&Group, ObjectError> {
+        let missing = || ObjectError::Missing { kind: Kind::Group, name: group.to_string() };
+        let group = self.groups.get_mut(&group).ok_or_else(missing)?;
+        group.absent = absent;
+        // The primary's objects count, whatever was changed here before.
+        if absent.is_some() {
+            group.sequence = 0;
+        }
+        Ok(group)
+    }
+
+    /// A volume leaves a group of which this array has no part, with its exports: it holds nothing that counts.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn drop_member(&mut self, group: Uuid, volume: Uuid) -> Result<(), ObjectError> {
+        let missing = || ObjectError::Missing { kind: Kind::Group, name: group.to_string() };
+        self.groups.get_mut(&group).ok_or_else(missing)?.members.retain(|member| member.volume != volume);
+        self.vluns.retain(|(exported, _), _| *exported != volume);
+        Ok(())
+    }
+
+    /// Every group's copy here counts for nothing: the `data_dir` is older than what was acknowledged.
+    pub fn set_all_absent(&mut self) {
+        for group in self.groups.values_mut().filter(|group| group.absent.is_none()) {
+            (group.absent, group.sequence) = (Some(Absent::Lost), 0);
+        }
+    }
+
     /// The volume has grown; a size below what it has changes nothing.
     ///
     /// # Errors
@@ -167,6 +207,10 @@ impl Objects {
         Ok(volume)
     }
 
+    /// Removes a volume that is neither exported nor in a group; gives it back.
+    ///
+    /// # Errors
+    /// `Missing`, `InUse`.
     pub fn remove_volume(&mut self, name: &str) -> Result<VirtualVolume, ObjectError> {
         let uuid = self.volume_named(name).ok_or_else(|| missing(Kind::Volume, name))?.uuid;
         let in_use = |by| Err(ObjectError::InUse { kind: Kind::Volume, name: name.to_owned(), by });

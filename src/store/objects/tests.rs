@@ -10,6 +10,7 @@ pub(super) fn volume(name: &str, n: u128) -> VirtualVolume {
         uuid: Uuid::from_u128(n),
         naa: n.to_be_bytes(),
         size_bytes: 1 << 30,
+        copy: 0,
         path: format!("/volumes/{name}").into(),
         provisioning: Provisioning::Thin,
         comment: String::new(),
@@ -32,6 +33,7 @@ pub(super) fn host(name: &str, n: u128, iqn: &str) -> Host {
 fn group(name: &str, n: u128, members: &[u128]) -> Group {
     let members = members.iter().map(|&m| Member { volume: Uuid::from_u128(m), remote_name: "r".into() });
     Group {
+        absent: None,
         id: 0,
         uuid: Uuid::from_u128(n),
         name: name.into(),

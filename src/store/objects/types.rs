@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::arbitration::{GroupId, Side};
 use crate::mirror::VolumeId;
+use crate::store::Stamp;
 
 /// Longest name of a volume, host or group (as on the real array).
 pub const NAME_MAX: usize = 31;
@@ -51,9 +52,17 @@ pub struct VirtualVolume {
     pub comment: String,
     /// Seconds since 1970, for display only.
     pub created: u64,
+    /// Which copy of the volume this array's disk holds; grows when the disk is exchanged.
+    #[serde(default)]
+    pub copy: u64,
 }
 
 impl VirtualVolume {
+    /// What its data file is marked with.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { id: self.volume_id(), copy: self.copy }
+    }
+
     pub fn volume_id(&self) -> VolumeId {
         VolumeId(self.uuid.into_bytes())
     }
@@ -140,6 +149,18 @@ pub struct Group {
     /// Number of the group state; grows with each change of members, sizes or exports.
     pub sequence: u64,
     pub created: u64,
+    /// This array takes no part in the group until its primary has enrolled it (rule 18).
+    #[serde(default)]
+    pub absent: Option<Absent>,
+}
+
+/// Why an array's copy of a group counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Absent {
+    /// Its votes or data are lost, or older than what was acknowledged.
+    Lost,
+    /// As `Lost`, and the operator has given up what the copy may hold alone (`setrcopygroup discard`).
+    Discarded,
 }
 
 impl Group {
