@@ -320,6 +320,11 @@ impl Control {
             if let Some(caller) = self.changes.failing_over.take() {
                 self.answer(caller, Ok(()), out);
             }
+            // The new primary has its own word on whether the group is started. Answered later, the caller
+            // would take this array's for it.
+            for caller in core::mem::take(&mut self.changes.stopping) {
+                self.answer(caller, Err(Refused::NotPrimary), out);
+            }
         }
         if self.is_primary() && old.tenure() != self.applied.tenure() {
             self.changes.operator_failover = false;

@@ -20,6 +20,14 @@ type Acknowledged = Vec<(Stamp, u64)>;
 /// How many are remembered for each block.
 const REMEMBERED: usize = 48;
 
+/// A command that has begun to touch the disks.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    tenure: Tenure,
+    /// Both copies held the same where it writes.
+    equal: bool,
+}
+
 pub struct Watch {
     /// Configurations seen chosen anywhere: group, lineage (counter, id), epoch.
     chain: BTreeMap<(usize, u32, u64, u64), Config>,
@@ -41,7 +49,7 @@ pub struct Watch {
     /// Lives of both arrays when the first frame was taken in this tenure's {A,B}: group.
     joined: Vec<Option<[u32; 2]>>,
     /// Tenure in which a command did its first I/O: array, volume, slot.
-    began: Vec<Vec<Vec<Option<Tenure>>>>,
+    began: Vec<Vec<Vec<Option<Begun>>>>,
     /// The gate under which the action being carried out was said, if not the present one.
     pub said_under: Option<Gate>,
 }
@@ -219,7 +227,15 @@ impl World {
                     began.resize(slot + 1, None);
                 }
                 if began[slot].is_none() {
-                    began[slot] = Some(gate.tenure);
+                    let extent = self.arrays[a].volumes[v]
+                        .commands
+                        .get(slot)
+                        .and_then(Option::as_ref)
+                        .map(|c| c.request.extent);
+                    let [one, other] = [0, 1].map(|array| &self.arrays[array].store.volumes[v]);
+                    let equal = extent
+                        .is_some_and(|extent| span(extent).range().all(|index| one[index] == other[index]));
+                    began[slot] = Some(Begun { tenure: gate.tenure, equal });
                     let arrived = self.arrays[a].volumes[v].commands.get(slot).and_then(Option::as_ref);
                     if arrived.and_then(|c| c.arrived).is_some_and(|tenure| tenure != gate.tenure) {
                         self.violate(format!("rule 6: {} starts a command of another tenure", name(a)));
@@ -303,7 +319,7 @@ impl World {
             return self.violate(format!("rule 6: {} answers GOOD while its gate is {gate:?}", name(a)));
         }
         let began = self.watch.began[a][v].get(command.id.slot() as usize).copied().flatten();
-        if began.is_some_and(|tenure| tenure != gate.tenure) {
+        if began.is_some_and(|began| began.tenure != gate.tenure) {
             return self.violate(format!("rule 6: {} answers a command of another tenure", name(a)));
         }
         if !command.request.op.writes() {
@@ -343,12 +359,13 @@ impl World {
 
     /// The block differs because another host command is writing it, not this one.
     fn later_write(&self, a: usize, v: usize, ended: &Command, index: usize, held: [Stamp; 2]) -> bool {
-        !held.contains(&ended.tag)
-            && self.arrays[a].volumes[v].commands.iter().flatten().any(|c| {
-                let began = self.watch.began[a][v].get(c.id.slot() as usize).copied().flatten();
-                let writes = c.request.op.writes() && span(c.request.extent).range().contains(&index);
-                writes && !c.answered && began.is_some() && held.contains(&c.tag)
-            })
+        self.arrays[a].volumes[v].commands.iter().flatten().any(|c| {
+            let began = self.watch.began[a][v].get(c.id.slot() as usize).copied().flatten();
+            let writes = c.request.op.writes() && span(c.request.extent).range().contains(&index);
+            // The one that ended may stand on the other copy if it stood on both when this one began.
+            let settled = began.is_some_and(|began| began.equal || !held.contains(&ended.tag));
+            c.tag != ended.tag && writes && !c.answered && settled && held.contains(&c.tag)
+        })
     }
 
     /// A block of one copy changed: rule 10, where it differs from the other copy.
