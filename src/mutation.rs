@@ -84,6 +84,12 @@ pub enum Mutation {
     R15ReadsInDoubt,
     /// Rule 17: a write that failed here is answered before both copies are equal.
     R17ErrorAtOnce,
+    /// Rule 18: an array that lost its votes and data begins with the group as it was made.
+    R18LostVotesCount,
+    /// Rule 18: the other array is enrolled while both are needed.
+    R18EnrolsBoth,
+    /// Rule 18: what the copy of an array that is enrolled holds counts.
+    R18CopyCounts,
     /// Join: nothing checks that the copies are equal.
     JoinWhileDirty,
     /// Resync: writers do not wait for the copy of their region.

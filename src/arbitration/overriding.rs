@@ -145,6 +145,8 @@ impl Arbiter {
         } else if !connected && now.grantor >= lonely_since + self.timers.promise_of(LEASE_MAX) {
             let value = self.new_lineage(None);
             self.overriding = None;
+            // What a contact after a restart is to rule out, an override elsewhere, the operator's word has ruled out.
+            self.contact = true;
             self.learn(&value, now, out);
         }
     }

@@ -230,11 +230,6 @@ impl Control {
         self.arbiter.chosen()
     }
 
-    /// Has this array voted for a next configuration?
-    pub fn has_vote(&self) -> bool {
-        self.arbiter.record().vote.is_some()
-    }
-
     /// The gate as last published to the volumes.
     pub const fn gate(&self) -> Gate {
         self.gate

@@ -1,6 +1,7 @@
 //! Control of one remote copy group on one array: the glue, pure as well, between arbitration
 //! (who may serve), the mirror's volumes (what is equal) and the operator.
 
+mod absent;
 mod api;
 mod attempts;
 mod change;
@@ -12,6 +13,7 @@ mod overriding;
 mod session;
 mod view;
 
+pub use absent::may_hold_more;
 pub use api::{
     Action, BootNonce, Command, Decline, Event, GroupState, Life, LogEntry, MEMBERS_MAX, Members, PathState,
     PathView, Policy, RUNS_MAX, Reason, Refused, Request, Role, SessionEnd, SessionMessage, Settings,

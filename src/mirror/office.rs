@@ -34,7 +34,7 @@ impl Volume {
         } else {
             self.refuse_all(Refusal::Standby, true, cx, out);
         }
-        if full {
+        if full && (self.is_primary() || !mutation::on(Mutation::R18CopyCounts)) {
             let everything = RegionRun { first: 0, count: u64::MAX };
             self.must_copy.insert_run(everything);
             self.map.mark_all_out_of_sync(&self.must_copy);
@@ -51,6 +51,9 @@ impl Volume {
     /// Nothing this copy holds counts: every region is out of sync. Only while it is in no group; what it was
     /// before is in doubt no more once `Status::map_pending` is false.
     pub fn disown(&mut self, out: &mut Vec<VolumeAction>) {
+        if mutation::on(Mutation::R18CopyCounts) {
+            return;
+        }
         let mut everything = self.must_copy.clone();
         everything.insert_run(RegionRun { first: 0, count: u64::MAX });
         self.map.mark_all_out_of_sync(&everything);

@@ -38,7 +38,10 @@ pub struct Array {
     pub clocks: Clocks,
     pub wake_at: u64,
     pub deferred: Vec<Work>,
-    pub groups: Vec<GroupShell>,
+    /// `None`: the array takes no part in the group.
+    pub groups: Vec<Option<GroupShell>>,
+    /// Groups whose votes and data were lost here, until they are enrolled; durable.
+    pub absent: Vec<bool>,
     pub volumes: Vec<VolumeShell>,
     /// Data: survives the process.
     pub store: Store<IoOwner>,
@@ -78,6 +81,7 @@ impl Array {
             wake_at: u64::MAX,
             deferred: Vec::new(),
             groups: Vec::new(),
+            absent: vec![false; plan.groups],
             volumes: Vec::new(),
             store: Store::new(volumes, plan.regions as usize * crate::layout::PER_REGION),
             maps: (0..volumes).map(|v| volumes::new_map(v, plan.regions)).collect(),

@@ -24,12 +24,25 @@ use crate::world::{Message, Work, World};
 /// What the arrays say to each other on the control connection.
 #[derive(Clone, Debug)]
 pub enum PeerText {
-    Hello { nonce: BootNonce },
+    Hello {
+        nonce: BootNonce,
+    },
     Ping(u64),
     Pong(u64),
     Vote(Vote),
-    Session { group: usize, message: SessionMessage },
-    GroupState { group: usize, sequence: u64 },
+    Session {
+        group: usize,
+        message: SessionMessage,
+    },
+    GroupState {
+        group: usize,
+        sequence: u64,
+    },
+    /// See `twinlun::group::Control::offer`.
+    Offer {
+        group: usize,
+        chosen: Config,
+    },
 }
 
 /// Votes stand in two slots.
@@ -93,12 +106,20 @@ impl Members for Reach<'_> {
 }
 
 impl Array {
+    pub fn group(&self, g: usize) -> Option<&GroupShell> {
+        self.groups.get(g)?.as_ref()
+    }
+
+    pub fn group_mut(&mut self, g: usize) -> Option<&mut GroupShell> {
+        self.groups.get_mut(g)?.as_mut()
+    }
+
     pub fn chosen(&self, g: usize) -> Option<Config> {
-        self.groups.get(g).map(|group| group.control.chosen())
+        self.group(g).map(|group| group.control.chosen())
     }
 
     pub fn explain(&self, g: usize) -> String {
-        let group = self.groups.get(g);
+        let group = self.group(g);
         let view = group.and_then(|group| group.control.view()).map(|v| (v.own, v.state, v.reason, v.sync));
         let vote = group.and_then(|group| group.control.arbiter().vote()).map(|vote| brief(&vote));
         let status: Vec<_> = self.volumes.iter().filter(|v| v.group == g).map(|v| v.core.status()).collect();
@@ -114,12 +135,7 @@ impl World {
             let me = side(g % 2);
             let config = Config::genesis(me, 77 + g as u64, Some(witness));
             for a in 0..2 {
-                let mut body = Vec::new();
-                VoterRecord::new(config).encode_body(&mut body);
-                // A record always fits a slot.
-                let bytes = VOTES.encode(1, &body).expect("a vote fits its slot");
-                self.arrays[a].votes[g].bytes.resize(VOTES.file_len(), 0);
-                self.arrays[a].votes[g].bytes[..bytes.len()].copy_from_slice(&bytes);
+                self.write_first_vote(a, g, config);
             }
         }
         for a in 0..2 {
@@ -129,7 +145,9 @@ impl World {
             for a in 0..2 {
                 for v in 0..self.plan.volumes.len() {
                     if self.arrays[a].volumes[v].group % 2 == a {
-                        let config = self.arrays[a].groups[self.plan.volumes[v].group].control.chosen();
+                        let Some(config) = self.arrays[a].chosen(self.plan.volumes[v].group) else {
+                            continue;
+                        };
                         self.with_volume(a, v, 0, |core, cx, out| {
                             core.enrol(side(a), &config, true, cx, out)
                         });
@@ -155,7 +173,6 @@ impl World {
             bytes[..8].copy_from_slice(&self.rng.next_u64().to_le_bytes());
             bytes
         });
-        let now = self.arrays[a].clocks.now(self.now);
         let array = &mut self.arrays[a];
         array.alive = true;
         array.stopping = false;
@@ -182,49 +199,12 @@ impl World {
             });
         }
         for g in 0..self.plan.groups {
-            let newest = match VOTES.decode(&self.arrays[a].votes[g].bytes) {
-                Ok(newest) => newest,
-                Err(error) => {
-                    return self.violate(format!("array {a} cannot read the vote of group {g}: {error}"));
-                }
-            };
-            let record = match VoterRecord::decode_body(&newest.body) {
-                Ok(record) => record,
-                Err(error) => return self.violate(format!("array {a}, vote of group {g}: {error}")),
-            };
-            let (slot_sequence, slot) = Slots::next(Some(&newest));
-            let seed = self.rng.next_u64();
-            let array = &mut self.arrays[a];
-            let settings = Settings {
-                me: side(a),
-                group: group_id(g),
-                record,
-                life,
-                policy: array.objects[g].policy,
-                timers: self.plan.timers,
-                boot: array.boot_counter,
-                nonce,
-                seed,
-            };
-            array.groups.push(GroupShell {
-                control: Control::new(settings),
-                writing: None,
-                next: None,
-                slot_sequence,
-                slot,
-                wake_at: u64::MAX,
-            });
-            let Some(config) = record.chosen else { continue };
-            for v in 0..self.plan.volumes.len() {
-                if self.plan.volumes[v].group == g {
-                    self.with_volume(a, v, 0, |core, cx, out| core.enrol(side(a), &config, false, cx, out));
-                }
-            }
+            let shell = if self.arrays[a].absent[g] { None } else { self.read_group(a, g, life) };
+            self.arrays[a].groups.push(shell);
+            self.enrol_members(a, g, false);
         }
         for g in 0..self.plan.groups {
-            self.reach(a, g, |control, members, out| control.begin(now, members, out));
-            let sequence = self.arrays[a].objects[g].state;
-            self.tell(a, g, Happened::GroupState { sequence });
+            self.begin_group(a, g);
         }
         self.connect_later(a, Use::Witness);
         if a == A || life == Life::Restarted {
@@ -233,6 +213,80 @@ impl World {
                 self.connect_later(A, Use::Lane(lane));
             }
         }
+    }
+
+    /// The group as its vote file has it.
+    pub fn read_group(&mut self, a: usize, g: usize, life: Life) -> Option<GroupShell> {
+        let newest = match VOTES.decode(&self.arrays[a].votes[g].bytes) {
+            Ok(newest) => newest,
+            Err(error) => {
+                self.violate(format!("array {a} cannot read the vote of group {g}: {error}"));
+                return None;
+            }
+        };
+        let record = match VoterRecord::decode_body(&newest.body) {
+            Ok(record) => record,
+            Err(error) => {
+                self.violate(format!("array {a}, vote of group {g}: {error}"));
+                return None;
+            }
+        };
+        let (slot_sequence, slot) = Slots::next(Some(&newest));
+        let seed = self.rng.next_u64();
+        let array = &mut self.arrays[a];
+        let settings = Settings {
+            me: side(a),
+            group: group_id(g),
+            record,
+            life,
+            policy: array.objects[g].policy,
+            timers: self.plan.timers,
+            boot: array.boot_counter,
+            nonce: array.nonce,
+            seed,
+        };
+        let control = Control::new(settings);
+        Some(GroupShell { control, writing: None, next: None, slot_sequence, slot, wake_at: u64::MAX })
+    }
+
+    /// The volumes of a group that is there are its members.
+    pub fn enrol_members(&mut self, a: usize, g: usize, full: bool) {
+        let Some(config) = self.arrays[a].chosen(g) else { return };
+        for v in 0..self.plan.volumes.len() {
+            if self.plan.volumes[v].group == g {
+                self.with_volume(a, v, 0, |core, cx, out| core.enrol(side(a), &config, full, cx, out));
+            }
+        }
+    }
+
+    /// The control of a group that was just read begins.
+    pub fn begin_group(&mut self, a: usize, g: usize) {
+        let now = self.arrays[a].clocks.now(self.now);
+        self.reach(a, g, |control, members, out| control.begin(now, members, out));
+        let sequence = self.arrays[a].objects[g].state;
+        self.tell(a, g, Happened::GroupState { sequence });
+    }
+
+    /// What a vote file holds.
+    pub fn write_first_vote(&mut self, a: usize, g: usize, config: Config) {
+        let mut body = Vec::new();
+        VoterRecord::new(config).encode_body(&mut body);
+        // A record always fits a slot.
+        let bytes = VOTES.encode(1, &body).expect("a vote fits its slot");
+        self.arrays[a].votes[g] = crate::disk::File::default();
+        self.arrays[a].votes[g].bytes.resize(VOTES.file_len(), 0);
+        self.arrays[a].votes[g].bytes[..bytes.len()].copy_from_slice(&bytes);
+    }
+
+    /// Nothing is being written of the group's votes.
+    pub fn votes_written(&self, a: usize, g: usize) -> bool {
+        self.arrays[a].group(g).is_some_and(|group| group.writing.is_none() && group.next.is_none())
+    }
+
+    /// The last configuration of the vote file.
+    pub fn config_on_disk(&self, a: usize, g: usize) -> Option<Config> {
+        let newest = VOTES.decode(&self.arrays[a].votes[g].bytes).ok()?;
+        VoterRecord::decode_body(&newest.body).ok()?.chosen
     }
 
     /// One event for a group's control.
@@ -256,7 +310,7 @@ impl World {
         let mut out = Vec::new();
         let array = &mut self.arrays[a];
         let now = array.clocks.now(self.now);
-        let Some(group) = array.groups.get_mut(g) else { return };
+        let Some(Some(group)) = array.groups.get_mut(g) else { return };
         let mut reach = Reach {
             volumes: &mut array.volumes,
             group: g,
@@ -294,7 +348,8 @@ impl World {
     fn observe(&mut self, a: usize, g: usize) {
         let Some(chosen) = self.arrays[a].chosen(g) else { return };
         self.note_chosen(a, g, &chosen);
-        let vote = self.arrays[a].groups[g].control.arbiter().record().vote;
+        let Some(group) = self.arrays[a].group(g) else { return };
+        let vote = group.control.arbiter().record().vote;
         self.note_vote(a, g, vote);
         let now = self.arrays[a].clocks.now(self.now);
         let gates = self.arrays[a].volumes.iter().filter(|v| v.group == g).map(|v| v.core.gate());
@@ -311,7 +366,7 @@ impl World {
 
     fn control_timer(&mut self, a: usize, g: usize) {
         let array = &mut self.arrays[a];
-        let Some(group) = array.groups.get_mut(g) else { return };
+        let Some(Some(group)) = array.groups.get_mut(g) else { return };
         let at = group.control.next_timeout().map_or(u64::MAX, |t| array.clocks.when_grantor(t));
         group.wake_at = at;
         self.wake(a, at);
@@ -323,7 +378,7 @@ impl World {
         }
         match action {
             Action::Persist { sequence, record } => {
-                let group = &mut self.arrays[a].groups[g];
+                let Some(group) = self.arrays[a].group_mut(g) else { return };
                 group.next = Some((sequence, record));
                 self.write_vote(a, g);
             }
@@ -363,12 +418,12 @@ impl World {
     // Votes on disk.
 
     fn write_vote(&mut self, a: usize, g: usize) {
-        let group = &self.arrays[a].groups[g];
+        let Some(group) = self.arrays[a].group(g) else { return };
         if group.writing.is_some() || group.next.is_none() {
             return;
         }
         let token = self.new_token();
-        let group = &mut self.arrays[a].groups[g];
+        let Some(group) = self.arrays[a].group_mut(g) else { return };
         let Some((sequence, record)) = group.next.take() else { return };
         let mut body = Vec::with_capacity(256);
         record.encode_body(&mut body);
@@ -384,9 +439,12 @@ impl World {
     }
 
     pub fn control_synced(&mut self, a: usize, token: u32) {
-        let groups = &mut self.arrays[a].groups;
-        let Some(g) = groups.iter().position(|g| g.writing.is_some_and(|(t, _)| t == token)) else { return };
-        let Some((_, sequence)) = groups[g].writing.take() else { return };
+        let writes =
+            |g: &Option<GroupShell>| g.as_ref().and_then(|g| g.writing).is_some_and(|(t, _)| t == token);
+        let Some(g) = self.arrays[a].groups.iter().position(writes) else { return };
+        let Some((_, sequence)) = self.arrays[a].group_mut(g).and_then(|group| group.writing.take()) else {
+            return;
+        };
         self.write_vote(a, g);
         self.tell(a, g, Happened::Persisted { sequence });
     }
@@ -414,10 +472,10 @@ impl World {
 
     pub fn control_tick(&mut self, a: usize) {
         for g in 0..self.arrays[a].groups.len() {
-            if self.arrays[a].groups[g].wake_at <= self.now {
+            let Some(at) = self.arrays[a].group(g).map(|group| group.wake_at) else { continue };
+            if at <= self.now {
                 self.tell(a, g, Happened::Tick);
             } else {
-                let at = self.arrays[a].groups[g].wake_at;
                 self.wake(a, at);
             }
         }
@@ -435,6 +493,9 @@ impl World {
         let next = liveness.next_timeout();
         if let Some(number) = ping {
             self.send(connection, a, Message::Peer(PeerText::Ping(number)));
+            if number.is_multiple_of(crate::absent::OFFER_EVERY) {
+                self.make_offers(a, connection);
+            }
         }
         let at = self.arrays[a].clocks.when_grantor(next);
         self.wake(a, at);
@@ -543,6 +604,7 @@ impl World {
             PeerText::Session { group, message } => {
                 self.tell(a, group, Happened::Session { connection, message })
             }
+            PeerText::Offer { group, chosen } => self.take_offer(a, group, connection, chosen),
             PeerText::GroupState { group, sequence } => {
                 self.arrays[a].objects[group].state = self.arrays[a].objects[group].state.max(sequence);
                 self.tell(a, group, Happened::GroupState { sequence });
@@ -554,7 +616,8 @@ impl World {
 
     pub fn active_groups(&self, a: usize) -> u8 {
         let optimized = |g: &usize| {
-            self.arrays[a].groups[*g].control.view().is_some_and(|view| view.own == PathState::Optimized)
+            let view = self.arrays[a].group(*g).and_then(|group| group.control.view());
+            view.is_some_and(|view| view.own == PathState::Optimized)
         };
         (0..self.arrays[a].groups.len()).filter(optimized).fold(0, |mask, g| mask | 1 << g)
     }

@@ -221,7 +221,7 @@ impl File {
         self.pending.push((token, offset, bytes));
     }
 
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
+    pub fn put(&mut self, offset: u64, bytes: &[u8]) {
         let at = offset as usize;
         if self.bytes.len() < at + bytes.len() {
             self.bytes.resize(at + bytes.len(), 0);

@@ -1,6 +1,7 @@
 //! What goes wrong: random faults by the plan's weights, each undone after a while, and scripted
 //! starts. At the end everything is healed.
 
+use crate::absent::Loss;
 use crate::disk::Failure;
 use crate::host::MS;
 use crate::network::{A, B, Cut, FIRST_HOST, Process, Use, WITNESS};
@@ -83,6 +84,11 @@ pub enum Step {
     Discard {
         group: usize,
         array: usize,
+    },
+    /// Its votes and data are gone, or old (rule 18).
+    Lose {
+        array: usize,
+        loss: Loss,
     },
     DiskHang {
         array: usize,
@@ -310,11 +316,15 @@ impl World {
     }
 
     pub fn apply(&mut self, step: Step) {
+        if self.would_be_second(step) {
+            return;
+        }
         self.say(|| format!("FAULT {step:?}"));
         match step {
             Step::Crash { array, power } => self.crash_array(array, power),
             Step::Start { array } if self.away == Away::Array(array) => {}
             Step::Start { array } => self.start_array(array),
+            Step::Lose { array, loss } => self.lose(array, loss),
             Step::Pause { array } => self.arrays[array].paused = true,
             Step::StallControl { array } => self.arrays[array].control_stalled = true,
             Step::Resume { array } => self.resume_array(array),

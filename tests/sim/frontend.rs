@@ -32,6 +32,10 @@ impl World {
                 let thread = connection as u16 % self.arrays[a].lanes.len() as u16;
                 let gate = self.arrays[a].volumes[v].core.gate();
                 let arrived = gate.may_start(self.arrays[a].clocks.now(self.now)).then_some(gate.tenure);
+                // Without its group a volume is nobody's.
+                if self.arrays[a].absent[self.plan.volumes[v].group] {
+                    return self.refuse(a, connection, v, request, tag, Refusal::Standby);
+                }
                 let mut refused = None;
                 let Some(host) = self.host_of(a, connection) else { return };
                 self.with_volume_after(

@@ -35,6 +35,8 @@ pub struct Watch {
     votes: BTreeSet<(usize, u32, u64, Side, usize)>,
     /// The newest of each group.
     pub newest: Vec<Option<Config>>,
+    /// The first configuration of each group.
+    pub first: Vec<Option<Config>>,
     /// Last published gate: array, group.
     pub gates: Vec<Vec<Gate>>,
     /// Regions whose durable map names them: array, volume.
@@ -61,6 +63,7 @@ impl Watch {
             chain: BTreeMap::new(),
             votes: BTreeSet::new(),
             newest: vec![None; plan.groups],
+            first: vec![None; plan.groups],
             gates: vec![vec![Gate::closed(Tenure::default()); plan.groups]; 2],
             durable: vec![vec![0; volumes]; 2],
             starts: Vec::new(),
@@ -106,6 +109,7 @@ const fn name(array: usize) -> &'static str {
 impl World {
     /// A voter holds this configuration as chosen (one per epoch; rule 4).
     pub fn note_chosen(&mut self, voter: usize, group: usize, config: &Config) {
+        self.watch.first[group].get_or_insert(*config);
         let key = |epoch: u64| (group, config.lineage.counter, config.lineage.id, epoch);
         match self.watch.chain.get(&key(config.epoch.0)) {
             Some(known) if known != config => {
@@ -294,7 +298,10 @@ impl World {
         // An error held back is answered by the very step that takes *drop* in, before the gate follows.
         let dropped =
             self.watch.newest[group].is_some_and(|n| n.in_sync == InSync::Primary && n.primary as usize == a);
-        if gate.needs_both() && ((failed && !dropped) || (outcome == Outcome::Good && read)) {
+        if gate.needs_both()
+            && !self.is_lost(group)
+            && ((failed && !dropped) || (outcome == Outcome::Good && read))
+        {
             // Nothing that overlaps runs now, so what this command saw (or left in doubt) is the same
             // on both copies (rules 7, 15, 17); but after an error that was held back a write may run
             // that waited for it.
@@ -340,7 +347,8 @@ impl World {
             let newest = self.watch.newest[group];
             let alone = gate.mode == Mode::Alone
                 && newest.is_some_and(|n| n.in_sync == InSync::Primary && n.primary as usize == a);
-            if !alone {
+            // It was there before it was lost.
+            if !alone && !self.is_lost(group) {
                 return self.violate(format!(
                     "rules 2, 3: {} acknowledges write {} that the other does not hold (gate {gate:?}, newest {newest:?})",
                     name(a),
@@ -386,6 +394,9 @@ impl World {
     }
 
     fn check_covered(&mut self, v: usize, index: usize) {
+        if self.is_lost(self.plan.volumes[v].group) {
+            return;
+        }
         let [a, b] = [0, 1].map(|array| self.arrays[array].store.volumes[v][index]);
         let bit = 1_u64 << layout::region(index);
         if a != b && (self.watch.durable[0][v] | self.watch.durable[1][v]) & bit == 0 {
@@ -427,7 +438,7 @@ impl World {
     /// Rule 11: the copy that was dropped is a consistent cut over all volumes of its group: it
     /// lacks no acknowledged write that ended before one it holds began.
     pub fn check_cut(&mut self, a: usize, group: usize) {
-        if self.lossy {
+        if self.lossy || self.arrays[a].absent[group] {
             return;
         }
         let volumes = (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == group);

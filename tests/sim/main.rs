@@ -7,6 +7,7 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "simulated numbers are small")]
 
+mod absent;
 mod array;
 mod checker;
 mod clock;

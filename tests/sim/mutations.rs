@@ -55,7 +55,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R1LeaseFromReceipt, 404),
     by_chance(Mutation::R4StaleCopyPromoted, 5),
     by_chance(Mutation::R16BootNonceIgnored, 4),
-    by_chance(Mutation::T1ValueDecidesQuorum, 7),
+    by_chance(Mutation::T1ValueDecidesQuorum, 10),
     scripted(Mutation::T1PreElectDecidesItself, 4, &scripts::LOST_ACCEPT),
     scripted(Mutation::T15OverrideIgnoresPromises, 1, &scripts::WRONG_WORD),
     scripted(Mutation::T12OverrideOverwrites, 1, &scripts::TWO_HISTORIES),
@@ -86,6 +86,9 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::R6ParkedOutlivesTenure, 2, &scripts::LEFT_BEHIND),
     by_chance(Mutation::R11VolumesStopApart, 5),
     by_chance(Mutation::R13WitnessNeeded, 36),
+    by_chance(Mutation::R18LostVotesCount, 7),
+    by_chance(Mutation::R18EnrolsBoth, 523),
+    by_chance(Mutation::R18CopyCounts, 7),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 

@@ -42,6 +42,7 @@ impl World {
                         }
                     }
                 }
+                self.help_the_survivor();
                 if self.in_sync_again() {
                     self.healed_at = self.now;
                     self.begin_exercise();
@@ -96,7 +97,7 @@ impl World {
             }
             let alone = |c: &Config| c.quorum == Quorum::PrimaryAlone && c.primary != survivor;
             // Both arrays must decide what was agreed beforehand, or may have been (F36).
-            let vote = self.arrays[1 - dead].groups.get(g).and_then(|group| group.control.arbiter().vote());
+            let vote = self.arrays[1 - dead].group(g).and_then(|group| group.control.arbiter().vote());
             if self.watch.newest[g].as_ref().is_some_and(alone)
                 || vote.is_some_and(|vote| vote.quorum == Quorum::PrimaryAlone)
             {
@@ -129,7 +130,7 @@ impl World {
     }
 
     pub fn must_be_diverged(&mut self, a: usize, g: usize) {
-        let view = self.arrays[a].groups.get(g).and_then(|group| group.control.view());
+        let view = self.arrays[a].group(g).and_then(|group| group.control.view());
         if view.is_none_or(|view| view.state != GroupState::Diverged) {
             let why = self.why_not();
             self.violate(format!("array {a} does not keep what it wrote alone in group {g}: {why}"));
@@ -144,7 +145,7 @@ impl World {
         }
     }
 
-    fn serves(&self, a: usize, g: usize) -> bool {
+    pub fn serves(&self, a: usize, g: usize) -> bool {
         let gate = &self.watch.gates[a][g];
         self.arrays[a].alive && gate.may_start(self.arrays[a].clocks.now(self.now))
     }

@@ -74,6 +74,11 @@ impl Witness {
     }
 
     /// A write of the state file reached the disk.
+    /// It runs, and has no undecided vote in a group.
+    pub fn is_settled(&self, group: twinlun::arbitration::GroupId) -> bool {
+        self.core.as_ref().is_some_and(|core| core.record(group).is_none_or(|record| record.vote.is_none()))
+    }
+
     pub fn durable(&mut self, token: u32) {
         let Some(at) = self.writing.iter().position(|(t, _, _)| *t == token) else { return };
         let (_, _, image) = &self.writing[at];

@@ -194,6 +194,8 @@ pub struct World {
     pub registers: Vec<Vec<Register>>,
     /// Acknowledged writes were given up by an operator.
     pub lossy: bool,
+    /// The array that the operator has turned off after the healing.
+    pub switched_off: Option<usize>,
     pub watch: Watch,
     pub steps: Vec<crate::faults::Step>,
     pub phase: Phase,
@@ -260,6 +262,7 @@ impl World {
             hosts,
             registers: vec![vec![Register::new(); blocks]; volumes],
             lossy: false,
+            switched_off: None,
             watch: Watch::new(&plan, blocks),
             steps: Vec::new(),
             phase: Phase::Storm,
@@ -285,13 +288,14 @@ impl World {
         self.genesis();
         self.hosts_begin();
         self.faults_begin();
+        self.plan_losses(self.digest);
         self.drain_due();
     }
 
     pub fn violate(&mut self, text: String) {
         if self.trace {
             println!("{:>12} VIOLATION {text}", self.now / 1000);
-            for group in self.arrays.iter().flat_map(|a| &a.groups) {
+            for group in self.arrays.iter().flat_map(|a| a.groups.iter().flatten()) {
                 println!("{:?}", group.control);
             }
         }

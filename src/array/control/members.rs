@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::arbitration::{Config, GroupId, InSync, VoterRecord};
+use crate::arbitration::{Config, GroupId, VoterRecord};
 use crate::group::{Control, Event, Life, Settings};
 use crate::mirror::VolumeId;
 use crate::store::objects::Group;
@@ -66,13 +66,9 @@ impl Controller {
         entry.handle(group, Event::MembersChanged, &mut self.wishes);
     }
 
-    /// The configuration of a group in which this array is alone and nothing is undecided: what another array
-    /// may be enrolled with.
-    pub fn settled(&self, group: GroupId) -> Option<Config> {
-        let control = self.groups.get(&group)?.control();
-        let chosen = control.chosen();
-        let alone = chosen.primary == self.parts.me && chosen.in_sync == InSync::Primary;
-        (alone && !control.has_vote()).then_some(chosen)
+    /// See [`Control::offer`].
+    pub fn offer(&self, group: GroupId) -> Option<Config> {
+        self.groups.get(&group)?.control().offer()
     }
 
     /// A volume leaves its group.

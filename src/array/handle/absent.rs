@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::arbitration::{Config, InSync, VoterRecord};
+use crate::arbitration::{Config, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, Offer, PeerRequest};
-use crate::group::{Life, Role};
+use crate::group::{Life, Role, may_hold_more};
 use crate::mirror::VolumeId;
 use crate::store::objects::{Absent, Group, Kind, Member, ObjectError, Provisioning};
 
@@ -89,22 +89,18 @@ impl Handle {
         }
     }
 
-    /// Serves alone, linked with an array that answers no session.
+    /// There is something to offer; asked of what everybody may read.
     fn misses_its_copy(&self, group: &Group) -> bool {
         group.started
             && self.view(group.group_id()).is_some_and(|view| {
-                view.role == Role::Primary
-                    && view.in_sync == InSync::Primary
-                    && view.reason.is_none()
-                    && view.link_up
-                    && !view.session_up
+                view.role == Role::Primary && view.reason.is_none() && view.link_up && !view.session_up
             })
     }
 
     async fn offer(&self, group: &Group) -> Result<(), CommandError> {
         let Some(peer) = self.links().await?.peer else { return Ok(()) };
         let id = group.group_id();
-        let Some(chosen) = self.control(move |controller| controller.settled(id)).await? else {
+        let Some(chosen) = self.control(move |controller| controller.offer(id)).await? else {
             return Ok(());
         };
         let written = self.control(|controller| controller.written()).await?;
@@ -301,10 +297,4 @@ impl Handle {
         .await?;
         self.blocking(|this| Ok(this.data_dir.become_new()?)).await
     }
-}
-
-/// May a copy whose last known configuration was `known` hold what the history of `offered` lacks? The chain of
-/// one lineage takes its primary from one array to another only with everything that was acknowledged.
-fn may_hold_more(known: Option<Config>, offered: &Config) -> bool {
-    known.is_some_and(|known| known.lineage != offered.lineage || known.epoch > offered.epoch)
 }
