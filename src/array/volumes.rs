@@ -144,6 +144,14 @@ impl VolumeSet {
         self.complete(volume, data)
     }
 
+    /// Could a copy that does not open begin anew? Blocks.
+    ///
+    /// # Errors
+    /// What is in the way, by name.
+    pub fn is_renewable(&self, volume: &VirtualVolume) -> Result<(), OpenError> {
+        Ok(DataFile::is_renewable(&volume.path, volume.stamp(), volume.size_bytes, self.engine)?)
+    }
+
     /// Makes a copy whose disk was exchanged anew: blank data, an empty map. Blocks.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 48] = [
+pub const ROWS: [Row; 51] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -154,6 +154,7 @@ pub const ROWS: [Row; 48] = [
         Some((3_000, 3_000)),
         processes::secondary_restarts,
     ),
+    row("F33", "the primary returns from an old backup", Some((5_000, 8_000)), disks::primary_restored),
     row("F34", "A loses the witness, later the links", Some((5_000, 8_000)), links::witness_lost_then_links),
     row("F35", "the witness dies, and at once the primary", None, processes::witness_then_primary),
     row("F36", "the witness dies, A is pre-elected, then A dies", None, processes::pre_elected_primary_dies),
@@ -162,6 +163,12 @@ pub const ROWS: [Row; 48] = [
         "the witness dies, A is pre-elected, then B dies",
         Some((3_000, 3_000)),
         processes::pre_elected_secondary_dies,
+    ),
+    row(
+        "F39",
+        "the secondary's disk is exchanged for a blank one",
+        Some((3_000, 3_000)),
+        disks::secondary_disk_exchanged,
     ),
     row(
         "F41",
@@ -175,6 +182,7 @@ pub const ROWS: [Row; 48] = [
         Some((3_000, 3_000)),
         processes::secondary_then_witness,
     ),
+    row("F43", "the primary's data_dir is lost", Some((5_000, 8_000)), disks::primary_forgets),
     row(
         "GHOST-ABORT",
         "writes lie in A's disk for 20 s, are tried again on B, written over, and let go; A -> B -> A",

@@ -189,6 +189,14 @@ impl Site {
         copy(&self.data(node)?, &backup)
     }
 
+    /// The volumes of an array are gone. To be called while it is down.
+    pub fn wipe_volumes(&self, node: Node) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.data(node)?.join("volumes"))? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
     /// Puts back what was copied. To be called while it is down.
     pub fn restore(&self, node: Node) -> io::Result<()> {
         let data = self.data(node)?;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::arbitration::{Config, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, Offer, PeerRequest};
 use crate::group::{Life, Role, may_hold_more};
+use crate::link::said::Said;
 use crate::mirror::VolumeId;
 use crate::store::objects::{Absent, Group, Kind, Member, ObjectError, Provisioning};
 
@@ -68,6 +69,8 @@ impl Handle {
     /// answer for them. Never ends.
     pub async fn keep_enrolling(self) {
         let mut silent: BTreeMap<Uuid, u32> = BTreeMap::new();
+        // Each reason once.
+        let said = Said::default();
         loop {
             tokio::time::sleep(LOOK).await;
             let objects = self.snapshot();
@@ -82,7 +85,9 @@ impl Handle {
                 if *looks % OFFER_EVERY != LOOKS {
                     continue;
                 }
-                if let Err(error) = self.offer(group).await {
+                if let Err(error) = self.offer(group).await
+                    && said.is_new(&error.to_string())
+                {
                     tracing::warn!(group = group.name, %error, "the other array was not enrolled");
                 }
             }
@@ -152,6 +157,7 @@ impl Handle {
                 if known.absent != Some(Absent::Discarded) && may_hold_more(copy.chosen, &chosen) {
                     return Err(CommandError::MayHoldMore(known.name));
                 }
+                self.must_be_renewable(&known).await?;
                 group = known;
             }
             None => {
@@ -193,6 +199,22 @@ impl Handle {
         let text = "this array's copy counts for nothing: it is enrolled anew, and copied as a whole";
         self.log.add(Some(group.name), Some(chosen.epoch.0), text.into());
         Ok(())
+    }
+
+    /// Nothing stands in the way of the volumes that do not open: until that is so nothing is changed, and the right
+    /// disk, put back, is taken as it is.
+    async fn must_be_renewable(&self, group: &Group) -> Result<(), CommandError> {
+        let snapshot = self.snapshot();
+        let lost: Vec<_> = group
+            .members
+            .iter()
+            .filter_map(|member| snapshot.volume(member.volume).cloned())
+            .filter(|volume| self.volumes.get(volume.volume_id()).is_none())
+            .collect();
+        self.blocking(move |this| {
+            lost.iter().try_for_each(|volume| this.volumes.is_renewable(volume)).map_err(CommandError::from)
+        })
+        .await
     }
 
     /// Members that the primary's group has no more leave it here as well, with their exports.

@@ -73,6 +73,10 @@ impl Lab {
         Ok(self.site.wipe(node)?)
     }
 
+    pub fn wipe_volumes(&mut self, node: Node) -> Result<(), Error> {
+        Ok(self.site.wipe_volumes(node)?)
+    }
+
     /// Keeps what a node that is down has, for [`Lab::restore`].
     pub fn back_up(&mut self, node: Node) -> Result<(), Error> {
         Ok(self.site.back_up(node)?)

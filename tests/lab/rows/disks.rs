@@ -73,3 +73,47 @@ pub fn witness_restored(lab: &mut Lab) -> Result<(), Error> {
     let a = lab.status(Node::A)?;
     check(a.serves && a.in_sync, || format!("the restored witness cost A its place: {a:?}"))
 }
+
+/// The copy that was made anew is whole: it serves, and everything is judged through it at the end.
+fn enrolled(lab: &mut Lab, node: Node) -> Result<(), Error> {
+    lab.wait("the array is enrolled and in sync", Duration::from_secs(120), |lab| {
+        Ok(lab.status(node)?.in_sync)
+    })
+}
+
+/// A's `data_dir` comes back as it was before the last writes.
+pub fn primary_restored(lab: &mut Lab) -> Result<(), Error> {
+    lab.kill(Node::A)?;
+    lab.back_up(Node::A)?;
+    lab.start(Node::A)?;
+    lab.wait("A is back in sync", Duration::from_secs(90), |lab| Ok(lab.status(Node::A)?.in_sync))?;
+    lab.switch_over()?;
+    rest(SETTLE);
+    lab.kill(Node::A)?;
+    taken_over(lab)?;
+    rest(AFTER);
+    lab.restore(Node::A)?;
+    lab.start(Node::A)?;
+    enrolled(lab, Node::A)
+}
+
+/// Nothing is left of A's `data_dir`, its volumes included.
+pub fn primary_forgets(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::A)?;
+    taken_over(lab)?;
+    lab.wipe(Node::A)?;
+    rest(AFTER);
+    lab.start(Node::A)?;
+    enrolled(lab, Node::A)
+}
+
+/// B's volumes are gone, its `data_dir` is not.
+pub fn secondary_disk_exchanged(lab: &mut Lab) -> Result<(), Error> {
+    rest(SETTLE);
+    lab.kill(Node::B)?;
+    lab.wait("A serves alone", TAKEOVER, |lab| Ok(lab.status(Node::A)?.serves_alone()))?;
+    lab.wipe_volumes(Node::B)?;
+    lab.start(Node::B)?;
+    enrolled(lab, Node::B)
+}
