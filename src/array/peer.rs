@@ -22,6 +22,7 @@ use crate::link::dial::{PAUSE, dial};
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::lives;
 use crate::link::said::Said;
+use crate::link::tls::Tls;
 use crate::link::watch::Board;
 use crate::mirror::LaneId;
 use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
@@ -337,13 +338,14 @@ pub async fn keep_witness(
     own: Hello,
     timers: Timers,
     address: SocketAddr,
+    tls: Option<Tls>,
     events: mpsc::UnboundedSender<Event>,
     restored: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
         let exchanged = async {
-            let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
+            let mut framed = Framed::dialled(address, tls.as_ref()).await?;
             framed.send(&Frame::Hello(own.clone())).await?;
             let hello = framed.hello().await?;
             match hello.role {

@@ -16,6 +16,7 @@ use crate::config::{ArrayConfig, EngineChoice};
 use crate::format::EnvelopeError;
 use crate::group::{BootNonce, Life, PathView};
 use crate::iscsi::{Limits, TargetIdentity};
+use crate::link::tls::Tls;
 use crate::link::watch::Board;
 use crate::portal::{self, PortalConfig, ScsiService, Sessions};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
@@ -60,6 +61,8 @@ pub enum RunError {
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("management: {0}")]
     Management(crate::management::ServeError),
+    #[error(transparent)]
+    Tls(#[from] crate::link::tls::TlsError),
     #[error("no randomness to be had: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -360,10 +363,12 @@ async fn start_links(
         if witness.allow_plaintext {
             tracing::warn!("the connection to the witness is not encrypted (allow_plaintext)");
         }
+        let tls = witness.tls.as_ref().map(Tls::open).transpose()?;
         tokio::spawn(super::peer::keep_witness(
             hello.clone(),
             timers,
             witness.address,
+            tls,
             channel,
             Arc::clone(restored),
         ));

@@ -60,6 +60,14 @@ enum Verb {
     },
     #[command(flatten)]
     Operator(verbs::Operator),
+    /// Make FILE with a new private key and its certificate (mode 0600) if it is not there, and print
+    /// the certificate, which the other ends trust (`tls.trust`).
+    Certificate {
+        file: PathBuf,
+        /// Make a new key and certificate in the place of the old ones.
+        #[arg(long)]
+        replace: bool,
+    },
     /// Add a user of the management API, or change a password (read from standard input).
     Setuser {
         name: String,
@@ -143,6 +151,10 @@ fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
         }
         Verb::Operator(operator) => {
             operator.carry_out(&client::Client::new(&arguments.array)?, arguments.json)
+        }
+        Verb::Certificate { file, replace } => {
+            print!("{}", crate::link::tls::certificate(file, *replace)?);
+            Ok(())
         }
         Verb::Setuser { name, file } => {
             let mut password = String::new();

@@ -124,11 +124,30 @@ pub struct Peer {
     pub allow_plaintext: bool,
 }
 
+/// Who this end is, and whom it believes: `tls = { key = "own.key", trust = ["other.pem"] }`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Own private key and certificate, made by `twinlun certificate`; mode 0600.
+    pub key: PathBuf,
+    /// Exactly these certificates are believed; at least one.
+    pub trust: Vec<PathBuf>,
+}
+
+impl TlsFiles {
+    fn beside(&mut self, file: &Path) {
+        beside(file, &mut self.key);
+        self.trust.iter_mut().for_each(|path| beside(file, path));
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WitnessClient {
     #[serde(deserialize_with = "address::socket")]
     pub address: SocketAddr,
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
     #[serde(default)]
     pub allow_plaintext: bool,
 }
@@ -240,6 +259,8 @@ pub struct WitnessIdentity {
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
     #[serde(default)]
+    pub tls: Option<TlsFiles>,
+    #[serde(default)]
     pub allow_plaintext: bool,
 }
 
@@ -311,6 +332,26 @@ fn plaintext(key: &'static str, address: SocketAddr, allowed: bool) -> Result<()
     Err((key, problem))
 }
 
+/// As [`plaintext`], for an address that can speak TLS.
+fn secured(
+    keys: (&'static str, &'static str),
+    address: SocketAddr,
+    tls: Option<&TlsFiles>,
+    allowed: bool,
+) -> Result<(), Wrong> {
+    let Some(tls) = tls else { return plaintext(keys.0, address, allowed) };
+    if allowed {
+        let problem = "allow_plaintext = true and tls contradict each other; leave one out";
+        return Err((keys.1, problem.into()));
+    }
+    if tls.trust.is_empty() {
+        let problem =
+            "trust names no certificate, so nobody could connect; list the other ends' certificates";
+        return Err((keys.1, problem.into()));
+    }
+    Ok(())
+}
+
 impl ArrayConfig {
     /// Reads and checks a file.
     ///
@@ -320,6 +361,9 @@ impl ArrayConfig {
         let source = Source::read(path)?;
         let mut config: Self = source.parse()?;
         beside(path, &mut config.array.data_dir);
+        if let Some(tls) = config.witness.as_mut().and_then(|witness| witness.tls.as_mut()) {
+            tls.beside(path);
+        }
         if let Some(users) = &mut config.management.users {
             beside(path, users);
         }
@@ -381,7 +425,8 @@ impl ArrayConfig {
             plaintext("peer.address", peer.address, peer.allow_plaintext)?;
         }
         if let Some(witness) = &self.witness {
-            plaintext("witness.address", witness.address, witness.allow_plaintext)?;
+            let keys = ("witness.address", "witness.tls");
+            secured(keys, witness.address, witness.tls.as_ref(), witness.allow_plaintext)?;
         }
         plaintext("management.listen", self.management.listen, self.management.allow_plaintext)
     }
@@ -416,9 +461,15 @@ impl WitnessConfig {
         if let Some(run_dir) = &mut config.witness.run_dir {
             beside(path, run_dir);
         }
+        if let Some(tls) = &mut config.witness.tls {
+            tls.beside(path);
+        }
         let witness = &config.witness;
         name("witness.name", &witness.name)
-            .and_then(|()| plaintext("witness.listen", witness.listen, witness.allow_plaintext))
+            .and_then(|()| {
+                let keys = ("witness.listen", "witness.tls");
+                secured(keys, witness.listen, witness.tls.as_ref(), witness.allow_plaintext)
+            })
             .map_err(|wrong| source.wrong(wrong))?;
         config.timers.timers().map_err(|error| source.wrong_timers(error))?;
         Ok(config)

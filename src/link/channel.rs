@@ -2,11 +2,11 @@
 //! tells its owner when it is up, what came in, and when it is down; it decides nothing else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -15,6 +15,9 @@ use crate::group::Liveness;
 use crate::sys::{clock, socket};
 use crate::time::Time;
 use crate::wire::{self, Frame, Hello};
+
+use super::dial::{self, dial};
+use super::tls::Tls;
 
 /// How long either end waits for the other's hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,10 +47,15 @@ impl Sender {
     }
 }
 
+/// What frames travel on: a socket, or TLS on a socket.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
+
 /// A stream with what was read of it beyond the frames taken so far.
 #[derive(Debug)]
 pub struct Framed {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     received: Vec<u8>,
 }
 
@@ -57,13 +65,41 @@ impl Framed {
     pub fn new(stream: TcpStream, received: Vec<u8>) -> io::Result<Self> {
         socket::no_delay(&stream)?;
         socket::user_timeout(&stream, USER_TIMEOUT)?;
-        Ok(Self { stream, received })
+        Ok(Self { stream: Box::new(stream), received })
+    }
+
+    /// The listening end: `stream` as it is, or after the TLS handshake where `tls` is given.
+    ///
+    /// # Errors
+    /// The system's; a caller who is not trusted, by reason.
+    pub async fn accepted(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
+        let Some(tls) = tls else { return Self::new(stream, Vec::new()) };
+        socket::no_delay(&stream)?;
+        socket::user_timeout(&stream, USER_TIMEOUT)?;
+        Ok(Self { stream: Box::new(tls.accept(stream).await?), received: Vec::new() })
+    }
+
+    /// The dialling end: connects within the limit of every attempt, the TLS handshake included.
+    ///
+    /// # Errors
+    /// The system's, `TimedOut`; another end that is not trusted, by reason.
+    pub async fn dialled(to: SocketAddr, tls: Option<&Tls>) -> io::Result<Self> {
+        let Some(tls) = tls else { return Self::new(dial(to, None).await?, Vec::new()) };
+        let secured = async {
+            let stream = dial(to, None).await?;
+            socket::user_timeout(&stream, USER_TIMEOUT)?;
+            tls.connect(stream).await
+        };
+        let stream =
+            timeout(dial::ATTEMPT, secured).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Self { stream: Box::new(stream), received: Vec::new() })
     }
 
     pub async fn send(&mut self, frame: &Frame) -> io::Result<()> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
-        self.stream.write_all(&bytes).await
+        self.stream.write_all(&bytes).await?;
+        self.stream.flush().await
     }
 
     /// The other end's hello.
@@ -77,7 +113,7 @@ impl Framed {
                     self.received.drain(..length);
                     return io::Result::Ok(frame);
                 }
-                read_more(&self.stream, &mut self.received).await?;
+                read_more(&mut self.stream, &mut self.received).await?;
             }
         };
         match timeout(HELLO_TIMEOUT, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
@@ -122,20 +158,14 @@ fn refusal(frame: Frame) -> Option<io::Error> {
     }
 }
 
-async fn read_more(stream: &TcpStream, into: &mut Vec<u8>) -> io::Result<()> {
-    loop {
-        stream.readable().await?;
-        let mut bytes = [0; 4096];
-        match stream.try_read(&mut bytes) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                into.extend_from_slice(&bytes[..read]);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+async fn read_more(stream: &mut Box<dyn Stream>, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    let read = stream.read(&mut bytes).await?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    into.extend_from_slice(&bytes[..read]);
+    Ok(())
 }
 
 /// Runs a connection whose hellos were exchanged, until it breaks or is dead by heartbeat. Reports
@@ -151,7 +181,7 @@ pub async fn run(
     let sender = Sender(queue);
     // The owner is gone only while the process ends.
     let _ = events.send(Event::Up { connection, hello, sender: sender.clone() });
-    let (read, write) = framed.stream.into_split();
+    let (read, write) = tokio::io::split(framed.stream);
     let liveness = Liveness::new(timers.heartbeat, timers.link_timeout, clock::now().grantor);
     let (pongs, heard) = mpsc::unbounded_channel();
     let error = tokio::select! {
@@ -164,14 +194,13 @@ pub async fn run(
 }
 
 async fn receive(
-    mut read: OwnedReadHalf,
+    mut read: ReadHalf<Box<dyn Stream>>,
     mut received: Vec<u8>,
     connection: Connection,
     sender: &Sender,
     pongs: &mpsc::UnboundedSender<u64>,
     events: &mpsc::UnboundedSender<Event>,
 ) -> io::Error {
-    use tokio::io::AsyncReadExt;
     let mut taken = 0;
     loop {
         loop {
@@ -206,7 +235,7 @@ async fn receive(
     }
 }
 
-async fn transmit(mut write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>) -> io::Error {
+async fn transmit(mut write: WriteHalf<Box<dyn Stream>>, mut outgoing: mpsc::Receiver<Frame>) -> io::Error {
     let mut bytes = Vec::new();
     while let Some(frame) = outgoing.recv().await {
         bytes.clear();
@@ -215,7 +244,12 @@ async fn transmit(mut write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>
             let Ok(frame) = outgoing.try_recv() else { break };
             frame.encode(&mut bytes);
         }
-        if let Err(error) = write.write_all(&bytes).await {
+        // TLS keeps records back until it is flushed.
+        let written = match write.write_all(&bytes).await {
+            Ok(()) => write.flush().await,
+            failed => failed,
+        };
+        if let Err(error) = written {
             return error;
         }
     }

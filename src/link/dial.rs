@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::sys::socket;
 
 /// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(1);
+pub const ATTEMPT: Duration = Duration::from_secs(1);
 /// Pause between attempts: short, because every failover gap waits for it.
 pub const PAUSE: Duration = Duration::from_millis(200);
 

@@ -5,4 +5,5 @@ pub mod dial;
 pub mod lane;
 pub mod lives;
 pub mod said;
+pub mod tls;
 pub mod watch;

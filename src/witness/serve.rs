@@ -19,6 +19,7 @@ use crate::group::BootNonce;
 use crate::link::channel::{self, Event, Framed, Sender};
 use crate::link::lives;
 use crate::link::said::Said;
+use crate::link::tls::{Tls, TlsError};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
 use crate::store::lives::Lives;
 use crate::store::records::{RecordError, RecordFile};
@@ -33,6 +34,8 @@ const STATE: Slots =
     Slots { format: Format { magic: *b"TWLNWST\0", version: 1, readable_from: 1 }, slot_len: 1 << 20 };
 /// Connections at a time: two for each of a few hundred pairs.
 const CONNECTIONS_MAX: usize = 1024;
+/// Connections that may be at their handshake and hello at once; more are closed, they are strangers.
+const STRANGERS_MAX: usize = 64;
 const RUN_DIR: &str = "/run/twinlun";
 
 #[derive(Debug, Error)]
@@ -49,6 +52,8 @@ pub enum WitnessError {
     RunDir { path: PathBuf, source: io::Error },
     #[error("cannot listen on {address}: {source}")]
     Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     System(#[from] io::Error),
 }
@@ -75,6 +80,7 @@ fn engine() -> Engine {
 /// What keeps it from starting, by name.
 pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
     let settings = &config.witness;
+    let tls = settings.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
     let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, engine())?;
     let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
@@ -108,7 +114,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
             .and_then(TcpListener::from_std)
             .map_err(|source| WitnessError::Listen { address: settings.listen, source })?;
         tracing::info!(address = %settings.listen, name = settings.name, "witness ready");
-        serve(core, actions, hello, timers, listener, Kept { state, token, lives }).await
+        serve(core, actions, hello, timers, listener, Kept { state, token, lives }, tls).await
     })
 }
 
@@ -161,6 +167,7 @@ async fn serve(
     timers: Timers,
     listener: TcpListener,
     kept: Kept,
+    tls: Option<Arc<Tls>>,
 ) -> Result<(), WitnessError> {
     let Kept { state, token, lives } = kept;
     let (jobs, queue) = blocking::channel();
@@ -171,6 +178,7 @@ async fn serve(
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
     let mut next = 1;
     let said = Arc::new(Said::default());
     loop {
@@ -196,12 +204,25 @@ async fn serve(
                         tracing::warn!(%from, "connection closed: too many");
                         continue;
                     };
+                    let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
+                        if said.is_new("too many") {
+                            tracing::warn!(%from, "connection closed: too many at their hello");
+                        }
+                        continue;
+                    };
                     let connection = Connection(next);
                     next += 1;
                     let (hello, events, lives) = (hello.clone(), events.clone(), Arc::clone(&lives));
-                    let said = Arc::clone(&said);
+                    let (said, tls) = (Arc::clone(&said), tls.clone());
                     tokio::spawn(async move {
-                        let error = welcome(stream, connection, hello, timers, &lives, events).await;
+                        let met = meet(stream, tls.as_deref(), hello, &lives).await;
+                        drop(stranger);
+                        let error = match met {
+                            Ok((framed, hello)) => {
+                                channel::run(framed, connection, hello, timers, events).await
+                            }
+                            Err(error) => error,
+                        };
                         if said.is_new(&error.to_string()) {
                             tracing::info!(%from, %error, "connection of an array ended");
                         }
@@ -243,30 +264,25 @@ async fn serve(
     }
 }
 
-async fn welcome(
+/// Handshake and hellos with a caller, in bounded time.
+async fn meet(
     stream: TcpStream,
-    connection: Connection,
+    tls: Option<&Tls>,
     own: Hello,
-    timers: Timers,
     lives: &Arc<Mutex<Lives>>,
-    events: mpsc::UnboundedSender<Event>,
-) -> io::Error {
-    let exchanged = async {
-        let mut framed = Framed::new(stream, Vec::new())?;
-        let hello = framed.hello().await?;
-        if !matches!(hello.role, Role::Array(_)) {
-            let why = "this is a witness, and the caller is no array";
-            framed.send(&Frame::Refused(why.into())).await?;
-            return Err(io::Error::other(why));
-        }
-        if let Err(refused) = lives::admit(lives, &hello).await {
-            return Err(channel::refuse(&mut framed, refused).await);
-        }
-        framed.send(&Frame::Hello(own)).await?;
-        Ok((framed, hello))
-    };
-    match exchanged.await {
-        Ok((framed, hello)) => channel::run(framed, connection, hello, timers, events).await,
-        Err(error) => error,
+) -> io::Result<(Framed, Hello)> {
+    let mut framed = tokio::time::timeout(channel::HELLO_TIMEOUT, Framed::accepted(stream, tls))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))??;
+    let hello = framed.hello().await?;
+    if !matches!(hello.role, Role::Array(_)) {
+        let why = "this is a witness, and the caller is no array";
+        framed.send(&Frame::Refused(why.into())).await?;
+        return Err(io::Error::other(why));
     }
+    if let Err(refused) = lives::admit(lives, &hello).await {
+        return Err(channel::refuse(&mut framed, refused).await);
+    }
+    framed.send(&Frame::Hello(own)).await?;
+    Ok((framed, hello))
 }

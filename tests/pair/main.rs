@@ -16,3 +16,4 @@ mod many_pairs;
 mod operator;
 mod site;
 mod story;
+mod tls;
