@@ -193,7 +193,7 @@ impl Volume {
         self.settle(cx, out);
     }
 
-    /// How many regions a resync may begin to copy until the next call; `None`: as many as go. Recovery
+    /// How many regions a resync may begin to copy until the next call, holes not counted; `None`: as many as go. Recovery
     /// of regions in doubt, which hosts wait for, does not count.
     pub fn allow_copies(&mut self, regions: Option<u32>, cx: Context, out: &mut Vec<VolumeAction>) {
         self.copies.allowance = regions;
@@ -347,6 +347,13 @@ impl Volume {
                 // The time that counts for the peer begins when it has everything.
                 copy.state = State::Sending { lane, sequence, at: cx.now.grantor };
                 copy.frames = Some(frames);
+                // A hole (or next to nothing) costs hosts nothing.
+                if frames == 1
+                    && copy.kind == CopyKind::Resync
+                    && let Some(left) = &mut self.copies.allowance
+                {
+                    *left += 1;
+                }
                 self.copy_may_be_done(slot, out);
             }
             // It stays, unanswered, on a lane that is lost: that is what ends the session.
