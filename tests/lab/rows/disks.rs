@@ -76,7 +76,7 @@ pub fn witness_restored(lab: &mut Lab) -> Result<(), Error> {
 
 /// The copy that was made anew is whole: it serves, and everything is judged through it at the end.
 fn enrolled(lab: &mut Lab, node: Node) -> Result<(), Error> {
-    lab.wait("the array is enrolled and in sync", Duration::from_secs(120), |lab| {
+    lab.wait("the array is enrolled and in sync", Duration::from_secs(240), |lab| {
         Ok(lab.status(node)?.in_sync)
     })
 }
