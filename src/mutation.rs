@@ -84,6 +84,8 @@ pub enum Mutation {
     R15ReadsInDoubt,
     /// Rule 17: a write that failed here is answered before both copies are equal.
     R17ErrorAtOnce,
+    /// T12: a hello that is said again forgets what of its first answer has come.
+    T12AnswerForgotten,
     /// Rule 18: an array that lost its votes and data begins with the group as it was made.
     R18LostVotesCount,
     /// Rule 18: the other array is enrolled while both are needed.

@@ -167,16 +167,19 @@ impl Control {
         if !ready {
             return;
         }
-        let id = match &self.primary.state {
+        let (id, dirty) = match &mut self.primary.state {
             State::Asked { at, .. } if now.grantor < *at + REPEAT => return,
-            State::Asked { id, .. } => *id,
+            // What was answered so far stays: the rest of that answer may come before the one to this hello,
+            // and its last part would then stand for a whole answer.
+            State::Asked { id, dirty, .. } => (*id, core::mem::take(dirty)),
             State::Closed | State::Up { .. } => {
                 self.primary.counter += 1;
                 let boot = if mutation::on(Mutation::R14BootCounterStays) { 1 } else { self.settings.boot };
-                SessionId { boot, counter: self.primary.counter }
+                (SessionId { boot, counter: self.primary.counter }, BTreeMap::new())
             }
         };
-        self.primary.state = State::Asked { id, at: now.grantor, dirty: BTreeMap::new() };
+        let dirty = if mutation::on(Mutation::T12AnswerForgotten) { BTreeMap::new() } else { dirty };
+        self.primary.state = State::Asked { id, at: now.grantor, dirty };
         self.primary.queried = None;
         self.primary.ready = false;
         let mut list = Vec::new();

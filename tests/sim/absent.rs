@@ -67,7 +67,10 @@ impl World {
             let settled = settled && self.witness.is_settled(group_id(g));
             // On its way back to a majority the primary needs the very array that would be lost (as in F36).
             let settled = settled && newest.quorum == Quorum::Majority;
-            settled && !self.lossy && (both || alone)
+            // What the other one knows it does not forget, and it does not need the lost one for what it began.
+            let sound = self.votes_written(other, g)
+                && self.arrays[other].group(g).is_some_and(|group| !group.control.arbiter().proposing());
+            settled && sound && !self.lossy && (both || alone)
         })
     }
 

@@ -167,13 +167,17 @@ const TEST_SEEDS: u64 = 400;
 
 /// Seeds of long runs that found something, and what. What a seed draws shifts with the cores: each of
 /// these findings has a unit test of its own beside the code, too.
-const ONCE_FAILED: [(u64, &str); 6] = [
+const ONCE_FAILED: [(u64, &str); 7] = [
     (45_390, "a stop at the secondary overtaken by a start at the primary (group::rig_tests::operators)"),
     (32_768, "the same, with a hand over"),
     (175_555, "a stop that waits while its primary leaves office, answered a tenure later"),
     (128_243, "the same"),
     (105_560, "the check of rule 17: a write of two regions, the first of them made equal and written again"),
     (177_305, "the same"),
+    (
+        364_440,
+        "a hello said again between two parts of its answer: the rest stood for the whole, nothing was copied",
+    ),
 ];
 
 /// Replay, the table of mutations, then the first seeds.

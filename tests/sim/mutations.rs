@@ -86,8 +86,9 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::R6ParkedOutlivesTenure, 2, &scripts::LEFT_BEHIND),
     by_chance(Mutation::R11VolumesStopApart, 5),
     by_chance(Mutation::R13WitnessNeeded, 36),
+    by_chance(Mutation::T12AnswerForgotten, 364_440),
     by_chance(Mutation::R18LostVotesCount, 7),
-    by_chance(Mutation::R18EnrolsBoth, 523),
+    by_chance(Mutation::R18EnrolsBoth, 208),
     by_chance(Mutation::R18CopyCounts, 7),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
