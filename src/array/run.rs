@@ -363,7 +363,7 @@ async fn start_links(
         if witness.allow_plaintext {
             tracing::warn!("the connection to the witness is not encrypted (allow_plaintext)");
         }
-        let tls = witness.tls.as_ref().map(Tls::open).transpose()?;
+        let tls = witness.tls.as_ref().map(|tls| Tls::open(&tls.key, &tls.trust)).transpose()?;
         tokio::spawn(super::peer::keep_witness(
             hello.clone(),
             timers,

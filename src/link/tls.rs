@@ -21,8 +21,6 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::config::TlsFiles;
-
 /// The name in every certificate; trust does not depend on it.
 const NAME: &str = "twinlun";
 
@@ -52,15 +50,13 @@ pub struct Tls {
 impl Tls {
     /// # Errors
     /// Files that are missing, open to others or no PEM: by name, with advice.
-    pub fn open(files: &TlsFiles) -> Result<Self, TlsError> {
-        let (text, own) = read_key(&files.key)?;
-        let bad = |why: rustls::pki_types::pem::Error| TlsError::Pem {
-            path: files.key.clone(),
-            why: why.to_string(),
-        };
+    pub fn open(key: &Path, trust: &[PathBuf]) -> Result<Self, TlsError> {
+        let (text, own) = read_key(key)?;
+        let bad =
+            |why: rustls::pki_types::pem::Error| TlsError::Pem { path: key.to_owned(), why: why.to_string() };
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(bad)?;
         let mut trusted = Vec::new();
-        for path in &files.trust {
+        for path in trust {
             let text = fs::read(path).map_err(|source| TlsError::File { path: path.clone(), source })?;
             trusted.push(certificate_in(path, &text)?);
         }
@@ -254,7 +250,7 @@ mod tests {
         certificate(&key, false).unwrap();
         let trust = directory.join(format!("{trusted}.pem"));
         fs::write(&trust, certificate(&directory.join(trusted), false).unwrap()).unwrap();
-        Tls::open(&TlsFiles { key, trust: vec![trust] }).unwrap()
+        Tls::open(&key, &[trust]).unwrap()
     }
 
     /// What the listening end says of a caller.

@@ -80,7 +80,7 @@ fn engine() -> Engine {
 /// What keeps it from starting, by name.
 pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
     let settings = &config.witness;
-    let tls = settings.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
+    let tls = settings.tls.as_ref().map(|tls| Tls::open(&tls.key, &tls.trust)).transpose()?.map(Arc::new);
     let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, engine())?;
     let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
