@@ -21,6 +21,7 @@ pub mod scsi;
 pub mod store;
 pub mod sys;
 pub mod time;
+pub mod tls;
 pub mod volume;
 pub mod wire;
 pub mod witness;

@@ -44,9 +44,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["sys", "block", "format", "mirror", "arbitration", "time", "mutation"]),
     ("volume", &["sys", "store", "block", "mirror", "arbitration", "group", "time", "mutation"]),
     ("portal", &["iscsi", "scsi", "volume", "block", "sys", "time"]),
-    ("link", &["wire", "mirror", "arbitration", "group", "sys", "block", "volume", "time", "store"]),
+    ("link", &["wire", "mirror", "arbitration", "group", "sys", "block", "volume", "time", "store", "tls"]),
+    ("tls", &[]),
     ("config", &["arbitration"]),
-    ("witness", &["group", "wire", "arbitration", "sys", "store", "config", "time", "format", "link"]),
+    ("witness", &["group", "wire", "arbitration", "sys", "store", "config", "time", "format", "link", "tls"]),
 ];
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

@@ -17,17 +17,17 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::arbitration::{Connection, Side, Timers};
-use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored, USER_TIMEOUT};
-use crate::link::dial::{PAUSE, dial};
+use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored};
+use crate::link::dial::PAUSE;
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::lives;
 use crate::link::said::Said;
-use crate::link::tls::Tls;
+use crate::link::stream::Stream;
 use crate::link::watch::Board;
 use crate::mirror::LaneId;
 use crate::mirror::frame::{self, Announced, Decoded, LaneHello};
 use crate::store::lives::Lives;
-use crate::sys::socket;
+use crate::tls::Tls;
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Frame, Hello, Role};
 
@@ -49,6 +49,8 @@ pub struct Link {
     /// The other array's name, as configured.
     pub peer_name: String,
     pub timers: Timers,
+    /// Whom both ends believe; without it anybody who speaks the protocol.
+    pub tls: Option<Arc<Tls>>,
     pub mailboxes: Mailboxes,
     pub volumes: Volumes,
     pub channel: mpsc::UnboundedSender<Event>,
@@ -127,10 +129,8 @@ impl Link {
     }
 
     /// Gives a lane to the data thread that owns its number.
-    fn hand_over(&self, stream: TcpStream, lane: LaneId) -> io::Result<()> {
-        socket::no_delay(&stream)?;
-        socket::user_timeout(&stream, USER_TIMEOUT)?;
-        let stream = stream.into_std()?;
+    fn hand_over(&self, stream: Stream, lane: LaneId) -> io::Result<()> {
+        let stream = stream.carried()?;
         let connection = LaneConnection { lane, number: next_connection().0 };
         let (volumes, events) = (Arc::clone(&self.volumes), self.lanes.clone());
         let board = Arc::clone(&self.board);
@@ -163,10 +163,10 @@ pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
 }
 
 async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
-    let mut framed = Framed::new(dial(address, None).await?, Vec::new())?;
+    let mut framed = Framed::new(Stream::dialled(address, link.tls.as_ref()).await?, Vec::new());
     framed.send(&Frame::Hello(link.hello.clone())).await?;
     let hello = framed.hello().await?;
-    link.check(&hello).map_err(io::Error::other)?;
+    framed.agrees(&hello).and_then(|()| link.check(&hello)).map_err(io::Error::other)?;
     if let Err(refused) = link.admit(&hello).await {
         return Err(channel::refuse(&mut framed, refused).await);
     }
@@ -205,10 +205,11 @@ async fn dial_lane(
     lane: LaneId,
     nonce: [u8; 16],
 ) -> io::Result<tokio::sync::oneshot::Receiver<()>> {
-    let mut stream = dial(address, None).await?;
+    let mut stream = Stream::dialled(address, link.tls.as_ref()).await?;
     let mut bytes = Vec::new();
     frame::encode_hello(&link.lane_hello(lane), &mut bytes);
     stream.write_all(&bytes).await?;
+    stream.flush().await?;
     let (hello, _) = timeout(HELLO_TIMEOUT, read_lane_hello(&mut stream, Vec::new()))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -216,9 +217,7 @@ async fn dial_lane(
         return Err(io::Error::other("the lane ends at another life of the other array"));
     }
     let (guard, watch) = tokio::sync::oneshot::channel();
-    socket::no_delay(&stream)?;
-    socket::user_timeout(&stream, USER_TIMEOUT)?;
-    let stream = stream.into_std()?;
+    let stream = stream.carried()?;
     let connection = LaneConnection { lane, number: next_connection().0 };
     let (volumes, events) = (Arc::clone(&link.volumes), link.lanes.clone());
     let board = Arc::clone(&link.board);
@@ -232,7 +231,7 @@ async fn dial_lane(
     Ok(watch)
 }
 
-async fn read_lane_hello(stream: &mut TcpStream, mut bytes: Vec<u8>) -> io::Result<(LaneHello, Vec<u8>)> {
+async fn read_lane_hello(stream: &mut Stream, mut bytes: Vec<u8>) -> io::Result<(LaneHello, Vec<u8>)> {
     loop {
         match frame::decode(&bytes).map_err(io::Error::other)? {
             Decoded::Frame { what: Announced::Hello, payload, consumed } => {
@@ -284,19 +283,25 @@ pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
 /// Tells a control connection from a lane, and takes either in.
 async fn welcome(
     link: &Arc<Link>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     place: tokio::sync::OwnedSemaphorePermit,
 ) -> io::Result<()> {
-    let mut magic = vec![0; 4];
-    timeout(HELLO_TIMEOUT, stream.read_exact(&mut magic))
+    let begun = async {
+        let mut stream = Stream::accepted(stream, link.tls.as_ref()).await?;
+        let mut magic = vec![0; 4];
+        stream.read_exact(&mut magic).await?;
+        io::Result::Ok((stream, magic))
+    };
+    let (stream, magic) = timeout(HELLO_TIMEOUT, begun)
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))??;
     if magic == *b"tLan" {
         return welcome_lane(link, stream, magic).await;
     }
-    let mut framed = Framed::new(stream, magic)?;
+    let mut framed = Framed::new(stream, magic);
     let hello = framed.hello().await?;
-    let known = match link.check(&hello).and_then(|()| link.check_life(&hello)) {
+    let agrees = framed.agrees(&hello).and_then(|()| link.check(&hello));
+    let known = match agrees.and_then(|()| link.check_life(&hello)) {
         Ok(()) => link.admit(&hello).await,
         Err(why) => Err(Frame::Refused(why)),
     };
@@ -318,7 +323,7 @@ async fn welcome(
     Ok(())
 }
 
-async fn welcome_lane(link: &Arc<Link>, mut stream: TcpStream, begun: Vec<u8>) -> io::Result<()> {
+async fn welcome_lane(link: &Arc<Link>, mut stream: Stream, begun: Vec<u8>) -> io::Result<()> {
     let (hello, rest) = timeout(HELLO_TIMEOUT, read_lane_hello(&mut stream, begun))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -330,6 +335,7 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: TcpStream, begun: Vec<u8>) -
     let mut bytes = Vec::new();
     frame::encode_hello(&link.lane_hello(hello.lane), &mut bytes);
     stream.write_all(&bytes).await?;
+    stream.flush().await?;
     link.hand_over(stream, hello.lane)
 }
 
@@ -338,16 +344,17 @@ pub async fn keep_witness(
     own: Hello,
     timers: Timers,
     address: SocketAddr,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     events: mpsc::UnboundedSender<Event>,
     restored: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
         let exchanged = async {
-            let mut framed = Framed::dialled(address, tls.as_ref()).await?;
+            let mut framed = Framed::new(Stream::dialled(address, tls.as_ref()).await?, Vec::new());
             framed.send(&Frame::Hello(own.clone())).await?;
             let hello = framed.hello().await?;
+            framed.agrees(&hello).map_err(io::Error::other)?;
             match hello.role {
                 Role::Witness(_) => Ok((framed, hello)),
                 Role::Array(_) => Err(io::Error::other("an array answers at the witness's address")),

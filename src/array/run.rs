@@ -16,7 +16,6 @@ use crate::config::{ArrayConfig, EngineChoice};
 use crate::format::EnvelopeError;
 use crate::group::{BootNonce, Life, PathView};
 use crate::iscsi::{Limits, TargetIdentity};
-use crate::link::tls::Tls;
 use crate::link::watch::Board;
 use crate::portal::{self, PortalConfig, ScsiService, Sessions};
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
@@ -25,6 +24,7 @@ use crate::store::objects::{ObjectStore, StoreError};
 use crate::store::records::RecordError;
 use crate::sys::engine::Engine;
 use crate::sys::{clock, process, socket, thread};
+use crate::tls::{Site, Tls, Whom};
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Hello, Role};
 
@@ -62,7 +62,7 @@ pub enum RunError {
     #[error("management: {0}")]
     Management(crate::management::ServeError),
     #[error(transparent)]
-    Tls(#[from] crate::link::tls::TlsError),
+    Tls(#[from] crate::tls::TlsError),
     #[error("no randomness to be had: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -277,9 +277,8 @@ async fn serve(
     let running = control.run_until(async move {
         let controlling = tokio::task::spawn_local(controller.run(queue));
         let portals = open_portals(config, &handle, &exports, &sessions, &mailboxes).await?;
-        let management = crate::management::serve(&config.management, handle.clone())
-            .await
-            .map_err(RunError::Management)?;
+        let management =
+            crate::management::serve(config, handle.clone()).await.map_err(RunError::Management)?;
         tracing::info!(name = handle.name, portals = ?config.portal.listen, "array ready");
         wait_for_signal().await?;
         stop(config, &handle, &sessions, portals).await;
@@ -308,6 +307,7 @@ async fn start_links(
     links: Links<'_>,
 ) -> Result<(), RunError> {
     let Links { timers, hello, mailboxes, inputs, restored } = links;
+    let own = || Site::array(&config.array.name);
     if let Some(peer) = &config.peer {
         let (channel, mut events) = mpsc::unbounded_channel();
         let (lanes, mut lane_events) = mpsc::unbounded_channel();
@@ -316,6 +316,10 @@ async fn start_links(
             side: config.side(),
             peer_name: peer.name.clone(),
             timers,
+            tls: config
+                .secures(peer.allow_plaintext)
+                .map(|at| Tls::open(at, own(), Whom::Array(peer.name.clone())))
+                .transpose()?,
             mailboxes: mailboxes.clone(),
             volumes,
             channel,
@@ -363,7 +367,10 @@ async fn start_links(
         if witness.allow_plaintext {
             tracing::warn!("the connection to the witness is not encrypted (allow_plaintext)");
         }
-        let tls = witness.tls.as_ref().map(|tls| Tls::open(&tls.key, &tls.trust)).transpose()?;
+        let tls = config
+            .secures(witness.allow_plaintext)
+            .map(|at| Tls::open(at, own(), Whom::AnyWitness))
+            .transpose()?;
         tokio::spawn(super::peer::keep_witness(
             hello.clone(),
             timers,

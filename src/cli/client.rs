@@ -2,9 +2,13 @@
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio_rustls::rustls::crypto::ring;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::Failure;
 
@@ -66,22 +70,57 @@ pub fn vlun_path(volume: &str, lun: u16, host: &str) -> Result<String, Failure> 
     Ok(format!("/api/v1/vluns/{},{lun},{}", segment(volume), segment(host)))
 }
 
+/// Believes the certificate in a file, for the names in it.
+fn tls(trust: &Path) -> Result<TlsConfig, Failure> {
+    let bad = |why: &dyn fmt::Display| format!("{}: {why}", trust.display());
+    let text = std::fs::read(trust).map_err(|error| bad(&error))?;
+    let certificate = Certificate::from_pem(&text).map_err(|error| bad(&error))?;
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(vec![certificate])))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build())
+}
+
 impl Client {
-    /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array.
+    /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array. An
+    /// encrypted API is believed by `trust`, else by the certificate that lies beside that token.
     ///
     /// # Errors
-    /// No such address, no way to log in, or the array does not answer.
-    pub fn new(array: &str) -> Result<Self, Failure> {
-        let with_port = array.to_socket_addrs().or_else(|_| (array, PORT).to_socket_addrs());
+    /// No such address, no certificate, no way to log in, or the array does not answer.
+    pub fn new(array: &str, trust: Option<&Path>) -> Result<Self, Failure> {
+        let (scheme, host) = match array.split_once("://") {
+            Some((scheme @ ("http" | "https"), host)) => (Some(scheme), host.trim_end_matches('/')),
+            Some(_) => return Err(format!("`{array}` begins with neither http:// nor https://").into()),
+            None => (None, array),
+        };
+        let with_port = host.to_socket_addrs().or_else(|_| (host, PORT).to_socket_addrs());
         let address: SocketAddr = with_port.ok().and_then(|mut found| found.next()).ok_or_else(|| {
-            format!("`{array}` is no address; write ADDRESS or ADDRESS:PORT (--array or TWINLUN_ARRAY)")
+            format!("`{host}` is no address; write ADDRESS or ADDRESS:PORT (--array or TWINLUN_ARRAY)")
         })?;
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .build()
-            .new_agent();
-        let mut client = Self { agent, base: format!("http://{address}"), key: String::new() };
+        let certificate = crate::management::certificate_path(address);
+        let trust =
+            trust.or_else(|| (scheme != Some("http") && certificate.exists()).then_some(&*certificate));
+        let secured = scheme == Some("https") || (scheme.is_none() && trust.is_some());
+        let mut config =
+            ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
+        if secured {
+            let Some(trust) = trust else {
+                let problem = "no certificate to know the array by: name its file with --trust or TWINLUN_TRUST \
+                    (`twinlun pair CONFIG` on the array prints it)";
+                return Err(problem.into());
+            };
+            config = config.tls_config(tls(trust)?);
+        }
+        let agent = config.build().new_agent();
+        // A certificate stands for the name that was asked for.
+        let name = host.strip_suffix(&format!(":{}", address.port())).unwrap_or(host);
+        let named = name.parse::<std::net::IpAddr>().is_err() && !name.starts_with('[') && secured;
+        let base = match (named, secured) {
+            (true, _) => format!("https://{name}:{}", address.port()),
+            (false, true) => format!("https://{address}"),
+            (false, false) => format!("http://{address}"),
+        };
+        let mut client = Self { agent, base, key: String::new() };
         client.key = match (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD")) {
             (Ok(user), Ok(password)) => {
                 let body = json!({"user": user, "password": password});

@@ -2,6 +2,7 @@
 
 mod apply;
 mod client;
+mod pair;
 mod show;
 mod verbs;
 
@@ -23,9 +24,13 @@ use crate::config::{ArrayConfig, WitnessConfig};
     after_help = "Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage."
 )]
 struct Arguments {
-    /// Management address of the array that is meant (ADDRESS or ADDRESS:PORT).
+    /// Management address of the array that is meant (ADDRESS or ADDRESS:PORT, after http:// or
+    /// https:// where it is not clear).
     #[arg(long, global = true, env = "TWINLUN_ARRAY", default_value = "127.0.0.1:8008")]
     array: String,
+    /// The array's certificate (PEM), where its API is encrypted; an array on this machine needs none.
+    #[arg(long, global = true, env = "TWINLUN_TRUST")]
+    trust: Option<PathBuf>,
     /// Machine-readable output; a refusal too, as an object on standard error.
     #[arg(long, global = true)]
     json: bool,
@@ -60,14 +65,8 @@ enum Verb {
     },
     #[command(flatten)]
     Operator(verbs::Operator),
-    /// Make FILE with a new private key and its certificate (mode 0600) if it is not there, and print
-    /// the certificate, which the other ends trust (`tls.trust`).
-    Certificate {
-        file: PathBuf,
-        /// Make a new key and certificate in the place of the old ones.
-        #[arg(long)]
-        replace: bool,
-    },
+    /// Make this site's key, and exchange certificates with the other sites.
+    Pair(pair::Pair),
     /// Add a user of the management API, or change a password (read from standard input).
     Setuser {
         name: String,
@@ -75,6 +74,12 @@ enum Verb {
         #[arg(long)]
         file: PathBuf,
     },
+}
+
+impl Arguments {
+    fn client(&self) -> Result<client::Client, Failure> {
+        client::Client::new(&self.array, self.trust.as_deref())
+    }
 }
 
 /// Anything that ends the program with status 1; its words are for a person.
@@ -146,16 +151,9 @@ fn carry_out(arguments: &Arguments) -> Result<(), Failure> {
             let timers = config.timers.timers()?;
             Ok(crate::witness::run(&config, timers)?)
         }
-        Verb::Apply { file, wait } => {
-            apply::apply(&client::Client::new(&arguments.array)?, file, *wait, arguments.json)
-        }
-        Verb::Operator(operator) => {
-            operator.carry_out(&client::Client::new(&arguments.array)?, arguments.json)
-        }
-        Verb::Certificate { file, replace } => {
-            print!("{}", crate::link::tls::certificate(file, *replace)?);
-            Ok(())
-        }
+        Verb::Apply { file, wait } => apply::apply(&arguments.client()?, file, *wait, arguments.json),
+        Verb::Operator(operator) => operator.carry_out(&arguments.client()?, arguments.json),
+        Verb::Pair(pair) => pair.carry_out(arguments.json),
         Verb::Setuser { name, file } => {
             let mut password = String::new();
             std::io::stdin().read_line(&mut password)?;

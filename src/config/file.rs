@@ -71,6 +71,8 @@ pub struct ArrayConfig {
     #[serde(default)]
     pub witness: Option<WitnessClient>,
     #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    #[serde(default)]
     pub management: Management,
     #[serde(default)]
     pub timers: TimersConfig,
@@ -124,21 +126,13 @@ pub struct Peer {
     pub allow_plaintext: bool,
 }
 
-/// Who this end is, and whom it believes: `tls = { key = "own.key", trust = ["other.pem"] }`.
+/// Who this site is and whom it believes; connections between sites and the management API are then
+/// encrypted, unless their table says `allow_plaintext`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TlsFiles {
-    /// Own private key and certificate, made by `twinlun certificate`; mode 0600.
-    pub key: PathBuf,
-    /// Exactly these certificates are believed; at least one.
-    pub trust: Vec<PathBuf>,
-}
-
-impl TlsFiles {
-    fn beside(&mut self, file: &Path) {
-        beside(file, &mut self.key);
-        self.trust.iter_mut().for_each(|path| beside(file, path));
-    }
+pub struct TlsConfig {
+    /// Own private key, and the certificates of the other sites: what `twinlun pair` makes.
+    pub directory: PathBuf,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -146,8 +140,6 @@ impl TlsFiles {
 pub struct WitnessClient {
     #[serde(deserialize_with = "address::socket")]
     pub address: SocketAddr,
-    #[serde(default)]
-    pub tls: Option<TlsFiles>,
     #[serde(default)]
     pub allow_plaintext: bool,
 }
@@ -245,6 +237,8 @@ impl TimersConfig {
 pub struct WitnessConfig {
     pub witness: WitnessIdentity,
     #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    #[serde(default)]
     pub timers: TimersConfig,
 }
 
@@ -258,8 +252,6 @@ pub struct WitnessIdentity {
     /// Where the proof of continuity lies: a file system that a reboot empties.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
-    #[serde(default)]
-    pub tls: Option<TlsFiles>,
     #[serde(default)]
     pub allow_plaintext: bool,
 }
@@ -321,35 +313,32 @@ fn beside(file: &Path, path: &mut PathBuf) {
     }
 }
 
-fn plaintext(key: &'static str, address: SocketAddr, allowed: bool) -> Result<(), Wrong> {
-    if allowed || address.ip().is_loopback() {
+/// Off loopback a connection is encrypted, or somebody has said that it need not be.
+fn secured(
+    key: &'static str,
+    address: SocketAddr,
+    tls: Option<&TlsConfig>,
+    allowed: bool,
+) -> Result<(), Wrong> {
+    if tls.is_some() || allowed || address.ip().is_loopback() {
         return Ok(());
     }
     let problem = format!(
-        "{address} is not a loopback address and the connection is not encrypted; \
-         set allow_plaintext = true here if that network is trusted"
+        "{address} is not a loopback address and the connection is not encrypted; give all sites [tls] \
+         and run `twinlun pair`, or set allow_plaintext = true here if that network is trusted"
     );
     Err((key, problem))
 }
 
-/// As [`plaintext`], for an address that can speak TLS.
-fn secured(
-    keys: (&'static str, &'static str),
-    address: SocketAddr,
-    tls: Option<&TlsFiles>,
-    allowed: bool,
-) -> Result<(), Wrong> {
-    let Some(tls) = tls else { return plaintext(keys.0, address, allowed) };
-    if allowed {
-        let problem = "allow_plaintext = true and tls contradict each other; leave one out";
-        return Err((keys.1, problem.into()));
+fn tls_beside(file: &Path, tls: Option<&mut TlsConfig>) {
+    if let Some(tls) = tls {
+        beside(file, &mut tls.directory);
     }
-    if tls.trust.is_empty() {
-        let problem =
-            "trust names no certificate, so nobody could connect; list the other ends' certificates";
-        return Err((keys.1, problem.into()));
-    }
-    Ok(())
+}
+
+/// The directory of a connection that is encrypted.
+fn secures(tls: Option<&TlsConfig>, allow_plaintext: bool) -> Option<&Path> {
+    tls.filter(|_| !allow_plaintext).map(|tls| tls.directory.as_path())
 }
 
 impl ArrayConfig {
@@ -361,9 +350,7 @@ impl ArrayConfig {
         let source = Source::read(path)?;
         let mut config: Self = source.parse()?;
         beside(path, &mut config.array.data_dir);
-        if let Some(tls) = config.witness.as_mut().and_then(|witness| witness.tls.as_mut()) {
-            tls.beside(path);
-        }
+        tls_beside(path, config.tls.as_mut());
         if let Some(users) = &mut config.management.users {
             beside(path, users);
         }
@@ -421,14 +408,19 @@ impl ArrayConfig {
                 );
                 return Err(("peer.address", problem));
             }
-            plaintext("peer.listen", peer.listen, peer.allow_plaintext)?;
-            plaintext("peer.address", peer.address, peer.allow_plaintext)?;
+            secured("peer.listen", peer.listen, self.tls.as_ref(), peer.allow_plaintext)?;
+            secured("peer.address", peer.address, self.tls.as_ref(), peer.allow_plaintext)?;
         }
         if let Some(witness) = &self.witness {
-            let keys = ("witness.address", "witness.tls");
-            secured(keys, witness.address, witness.tls.as_ref(), witness.allow_plaintext)?;
+            secured("witness.address", witness.address, self.tls.as_ref(), witness.allow_plaintext)?;
         }
-        plaintext("management.listen", self.management.listen, self.management.allow_plaintext)
+        let management = &self.management;
+        secured("management.listen", management.listen, self.tls.as_ref(), management.allow_plaintext)
+    }
+
+    /// The directory of keys for a connection whose table says `allow_plaintext` or not.
+    pub fn secures(&self, allow_plaintext: bool) -> Option<&Path> {
+        secures(self.tls.as_ref(), allow_plaintext)
     }
 
     pub fn side(&self) -> Side {
@@ -461,18 +453,22 @@ impl WitnessConfig {
         if let Some(run_dir) = &mut config.witness.run_dir {
             beside(path, run_dir);
         }
-        if let Some(tls) = &mut config.witness.tls {
-            tls.beside(path);
-        }
+        tls_beside(path, config.tls.as_mut());
         let witness = &config.witness;
         name("witness.name", &witness.name)
             .and_then(|()| {
-                let keys = ("witness.listen", "witness.tls");
-                secured(keys, witness.listen, witness.tls.as_ref(), witness.allow_plaintext)
+                secured("witness.listen", witness.listen, config.tls.as_ref(), witness.allow_plaintext)
             })
             .map_err(|wrong| source.wrong(wrong))?;
         config.timers.timers().map_err(|error| source.wrong_timers(error))?;
         Ok(config)
+    }
+}
+
+impl WitnessConfig {
+    /// The directory of keys, where the witness's port is encrypted.
+    pub fn secures(&self) -> Option<&Path> {
+        secures(self.tls.as_ref(), self.witness.allow_plaintext)
     }
 }
 

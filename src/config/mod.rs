@@ -11,5 +11,5 @@ mod tests;
 pub use duration::Milliseconds;
 pub use file::{
     ArrayConfig, ArrayIdentity, ConfigError, EngineChoice, Management, Peer, Portal, SideName, TimersConfig,
-    TlsFiles, WitnessClient, WitnessConfig, WitnessIdentity,
+    TlsConfig, WitnessClient, WitnessConfig, WitnessIdentity,
 };

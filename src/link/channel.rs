@@ -2,22 +2,19 @@
 //! tells its owner when it is up, what came in, and when it is down; it decides nothing else.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::arbitration::{Connection, Timers};
 use crate::group::Liveness;
-use crate::sys::{clock, socket};
+use crate::sys::clock;
 use crate::time::Time;
 use crate::wire::{self, Frame, Hello};
 
-use super::dial::{self, dial};
-use super::tls::Tls;
+use super::stream::Stream;
 
 /// How long either end waits for the other's hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,52 +44,16 @@ impl Sender {
     }
 }
 
-/// What frames travel on: a socket, or TLS on a socket.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
-
 /// A stream with what was read of it beyond the frames taken so far.
 #[derive(Debug)]
 pub struct Framed {
-    stream: Box<dyn Stream>,
+    stream: Stream,
     received: Vec<u8>,
 }
 
 impl Framed {
-    /// # Errors
-    /// The system's, from the socket's options.
-    pub fn new(stream: TcpStream, received: Vec<u8>) -> io::Result<Self> {
-        socket::no_delay(&stream)?;
-        socket::user_timeout(&stream, USER_TIMEOUT)?;
-        Ok(Self { stream: Box::new(stream), received })
-    }
-
-    /// The listening end: `stream` as it is, or after the TLS handshake where `tls` is given.
-    ///
-    /// # Errors
-    /// The system's; a caller who is not trusted, by reason.
-    pub async fn accepted(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
-        let Some(tls) = tls else { return Self::new(stream, Vec::new()) };
-        socket::no_delay(&stream)?;
-        socket::user_timeout(&stream, USER_TIMEOUT)?;
-        Ok(Self { stream: Box::new(tls.accept(stream).await?), received: Vec::new() })
-    }
-
-    /// The dialling end: connects within the limit of every attempt, the TLS handshake included.
-    ///
-    /// # Errors
-    /// The system's, `TimedOut`; another end that is not trusted, by reason.
-    pub async fn dialled(to: SocketAddr, tls: Option<&Tls>) -> io::Result<Self> {
-        let Some(tls) = tls else { return Self::new(dial(to, None).await?, Vec::new()) };
-        let secured = async {
-            let stream = dial(to, None).await?;
-            socket::user_timeout(&stream, USER_TIMEOUT)?;
-            tls.connect(stream).await
-        };
-        let stream =
-            timeout(dial::ATTEMPT, secured).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Self { stream: Box::new(stream), received: Vec::new() })
+    pub const fn new(stream: Stream, received: Vec<u8>) -> Self {
+        Self { stream, received }
     }
 
     pub async fn send(&mut self, frame: &Frame) -> io::Result<()> {
@@ -100,6 +61,14 @@ impl Framed {
         frame.encode(&mut bytes);
         self.stream.write_all(&bytes).await?;
         self.stream.flush().await
+    }
+
+    /// Does the hello agree with the certificate?
+    ///
+    /// # Errors
+    /// Whose certificate it was, and who the hello speaks for.
+    pub fn agrees(&self, hello: &Hello) -> Result<(), String> {
+        self.stream.agrees(hello)
     }
 
     /// The other end's hello.
@@ -158,7 +127,7 @@ fn refusal(frame: Frame) -> Option<io::Error> {
     }
 }
 
-async fn read_more(stream: &mut Box<dyn Stream>, into: &mut Vec<u8>) -> io::Result<()> {
+async fn read_more(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<()> {
     let mut bytes = [0; 4096];
     let read = stream.read(&mut bytes).await?;
     if read == 0 {
@@ -194,7 +163,7 @@ pub async fn run(
 }
 
 async fn receive(
-    mut read: ReadHalf<Box<dyn Stream>>,
+    mut read: ReadHalf<Stream>,
     mut received: Vec<u8>,
     connection: Connection,
     sender: &Sender,
@@ -235,7 +204,7 @@ async fn receive(
     }
 }
 
-async fn transmit(mut write: WriteHalf<Box<dyn Stream>>, mut outgoing: mpsc::Receiver<Frame>) -> io::Error {
+async fn transmit(mut write: WriteHalf<Stream>, mut outgoing: mpsc::Receiver<Frame>) -> io::Error {
     let mut bytes = Vec::new();
     while let Some(frame) = outgoing.recv().await {
         bytes.clear();

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::arbitration::GroupId;
+use crate::link::secured::{Carried, Carrier, Secured};
 use crate::link::watch::{self, Board, Due, Watch};
 use crate::mirror::frame::{self, Ack, Announced, Announcement, Decoded, HEADER_LEN};
 use crate::mirror::{FrameHeader, LaneId, VolumeId};
@@ -41,28 +42,45 @@ pub enum LaneEvent {
 
 /// Serves a lane on the calling data thread until it breaks. The hellos were exchanged before.
 pub async fn serve(
-    stream: std::net::TcpStream,
+    carried: Carried,
     connection: LaneConnection,
     board: Arc<Board>,
     volumes: Volumes,
     events: mpsc::UnboundedSender<LaneEvent>,
 ) {
-    let Some(thread) = DataThread::current() else { return };
-    let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-        Ok(stream) => Rc::new(stream),
+    let (socket, tls) = match carried {
+        Carried::Plain(socket) => (socket, None),
+        Carried::Secured(socket, tls) => (socket, Some(tls)),
+    };
+    let stream = match socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)) {
+        Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(lane = connection.lane.0, %error, "cannot serve a lane");
             let _ = events.send(LaneEvent::Down(connection));
             return;
         }
     };
+    match tls {
+        None => serve_on(&stream, connection, board, volumes, events).await,
+        Some(tls) => serve_on(&Secured::new(stream, tls), connection, board, volumes, events).await,
+    }
+}
+
+async fn serve_on(
+    stream: &impl Carrier,
+    connection: LaneConnection,
+    board: Arc<Board>,
+    volumes: Volumes,
+    events: mpsc::UnboundedSender<LaneEvent>,
+) {
+    let Some(thread) = DataThread::current() else { return };
     let out = Rc::new(LaneOut::default());
     thread.adopt_lane(connection.lane, Rc::clone(&out));
     let _ = events.send(LaneEvent::Up(connection));
     let alive = Watch::new(board, connection.lane);
     let error = tokio::select! {
-        error = receive(&stream, connection.lane, &volumes, &alive, &out) => error,
-        error = send(&stream, &out, &alive) => error,
+        error = receive(stream, connection.lane, &volumes, &alive, &out) => error,
+        error = send(stream, &out, &alive) => error,
         error = watch(&alive, &out) => error,
     };
     out.close();
@@ -90,7 +108,7 @@ async fn watch(alive: &Watch, out: &LaneOut) -> io::Error {
 }
 
 /// Sends what is queued, batch by batch; ends when the connection breaks.
-async fn send(stream: &TcpStream, out: &LaneOut, alive: &Watch) -> io::Error {
+async fn send(stream: &impl Carrier, out: &LaneOut, alive: &Watch) -> io::Error {
     let mut queue = VecDeque::new();
     let mut batch = Batch::default();
     loop {
@@ -157,7 +175,7 @@ impl Batch {
         self.heads.append(&mut headers);
     }
 
-    async fn write(&self, stream: &TcpStream) -> io::Result<()> {
+    async fn write(&self, stream: &impl Carrier) -> io::Result<()> {
         let (front, headers) = self.heads.split_at(self.front_end);
         let mut pieces = Vec::with_capacity(1 + 2 * self.payloads.len());
         if !front.is_empty() {
@@ -169,23 +187,14 @@ impl Batch {
                 pieces.push(IoSlice::new(payload.as_slice()));
             }
         }
-        let mut rest = &mut pieces[..];
-        while !rest.is_empty() {
-            match stream.try_write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        stream.write_all(&mut pieces).await
     }
 }
 
 /// Takes frames in and hands them to their volumes; ends when the connection breaks or says
 /// something that is no frame.
 async fn receive(
-    stream: &TcpStream,
+    stream: &impl Carrier,
     lane: LaneId,
     volumes: &Volumes,
     alive: &Watch,
@@ -200,18 +209,18 @@ async fn receive(
     }
 }
 
-struct Receiver<'a> {
-    stream: &'a TcpStream,
+struct Receiver<'a, C> {
+    stream: &'a C,
     alive: &'a Watch,
     out: &'a LaneOut,
     buffer: Vec<u8>,
     filled: usize,
 }
 
-impl Receiver<'_> {
+impl<C: Carrier> Receiver<'_, C> {
     /// Reads once and handles every frame that is there.
     async fn turn(&mut self, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
-        self.filled += read_some(self.stream, &mut self.buffer[self.filled..]).await?;
+        self.filled += self.stream.read_some(&mut self.buffer[self.filled..]).await?;
         self.alive.heard();
         let mut at = 0;
         loop {
@@ -245,18 +254,8 @@ impl Receiver<'_> {
     }
 }
 
-async fn read_some(stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match stream.try_read(into) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-            other => return other,
-        }
-    }
-}
-
 async fn read_payload(
-    stream: &TcpStream,
+    stream: &impl Carrier,
     announced: Announcement,
     have: &[u8],
     alive: &Watch,
@@ -266,7 +265,7 @@ async fn read_payload(
     bytes[..have.len()].copy_from_slice(have);
     let mut filled = have.len();
     while filled < bytes.len() {
-        filled += read_some(stream, &mut bytes[filled..]).await?;
+        filled += stream.read_some(&mut bytes[filled..]).await?;
         alive.heard();
     }
     announced.check(payload.as_slice()).map_err(io::Error::other)?;

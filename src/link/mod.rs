@@ -5,5 +5,6 @@ pub mod dial;
 pub mod lane;
 pub mod lives;
 pub mod said;
-pub mod tls;
+pub mod secured;
+pub mod stream;
 pub mod watch;

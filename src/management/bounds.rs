@@ -12,9 +12,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+
+use super::transport::{Https, Transport};
 
 /// Connections served at once; more wait in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -29,17 +31,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Bounded {
     listener: TcpListener,
+    /// Where the API is encrypted.
+    tls: Option<Https>,
     free: Arc<Semaphore>,
     answer_within: Duration,
 }
 
 impl Bounded {
-    pub fn new(listener: TcpListener) -> Self {
-        Self::with(listener, CONNECTIONS_MAX, ANSWER_WITHIN)
+    pub fn new(listener: TcpListener, tls: Option<Https>) -> Self {
+        Self { tls, ..Self::with(listener, CONNECTIONS_MAX, ANSWER_WITHIN) }
     }
 
     fn with(listener: TcpListener, connections: usize, answer_within: Duration) -> Self {
-        Self { listener, free: Arc::new(Semaphore::new(connections)), answer_within }
+        Self { listener, tls: None, free: Arc::new(Semaphore::new(connections)), answer_within }
     }
 }
 
@@ -55,6 +59,7 @@ impl axum::serve::Listener for Bounded {
                 Ok((stream, address)) => {
                     let deadline = Box::pin(tokio::time::sleep(self.answer_within));
                     let within = self.answer_within;
+                    let stream = Transport::new(stream, self.tls.as_ref());
                     return (Connection { stream, deadline, within, _permit: permit }, address);
                 }
                 Err(error) => {
@@ -73,7 +78,7 @@ impl axum::serve::Listener for Bounded {
 /// One connection; its place is free again when it is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     deadline: Pin<Box<Sleep>>,
     within: Duration,
     _permit: Option<OwnedSemaphorePermit>,
@@ -146,6 +151,7 @@ mod tests {
     use super::*;
     use axum::serve::Listener;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     fn run<T>(test: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)

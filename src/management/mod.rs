@@ -11,10 +11,11 @@ mod objects;
 mod remotecopy;
 mod server;
 mod token;
+mod transport;
 
 pub use auth::{UsersError, set_user};
 pub use server::{ServeError, serve};
-pub use token::token_path;
+pub use token::{certificate_path, token_path};
 
 /// Body of an answer or request.
 pub(crate) type Json = serde_json::Value;

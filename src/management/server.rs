@@ -18,9 +18,11 @@ use tokio::sync::Semaphore;
 use super::auth::{Auth, UsersError};
 use super::bounds::Bounded;
 use super::error::ApiError;
+use super::transport::Https;
 use super::{Json, metrics, objects, remotecopy, token};
 use crate::array::Handle;
-use crate::config::Management;
+use crate::config::ArrayConfig;
+use crate::tls::{self, Site, TlsError};
 
 /// Largest request body in bytes: the longest that clients send are a host's few initiators. Every
 /// connection may hold one, so this times `bounds::CONNECTIONS_MAX` is what all of them may hold.
@@ -38,6 +40,8 @@ pub enum ServeError {
     Token(io::Error),
     #[error(transparent)]
     Users(#[from] UsersError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What every request works with.
@@ -52,8 +56,12 @@ pub struct Api {
 /// Serves the API until the task is aborted.
 ///
 /// # Errors
-/// The address cannot be listened on, or the users file is of no use.
-pub async fn serve(config: &Management, handle: Handle) -> Result<tokio::task::AbortHandle, ServeError> {
+/// The address cannot be listened on, or the users file or the key is of no use.
+pub async fn serve(config: &ArrayConfig, handle: Handle) -> Result<tokio::task::AbortHandle, ServeError> {
+    let own = Site::array(&config.array.name);
+    let https =
+        config.secures(config.management.allow_plaintext).map(|at| tls::https(at, &own)).transpose()?;
+    let config = &config.management;
     let address = config.listen;
     let listener = tokio::net::TcpListener::bind(address)
         .await
@@ -62,12 +70,14 @@ pub async fn serve(config: &Management, handle: Handle) -> Result<tokio::task::A
         tracing::warn!("the management API is not encrypted (allow_plaintext)");
     }
     let users = config.users.clone().unwrap_or_else(|| handle.data_dir.path().join("users"));
-    let local = token::make_token(address).map_err(ServeError::Token)?;
+    let (acceptor, card) = https.unzip();
+    let certificate = card.map(|card| card.pem());
+    let local = token::make_token(address, certificate.as_deref()).map_err(ServeError::Token)?;
     let auth = Arc::new(Auth::new(users, local)?);
     let logins = Arc::new(Semaphore::new(LOGINS_AT_ONCE));
     let api = Api { handle, auth, logins, loopback: address.ip().is_loopback() };
     let server = async move {
-        if let Err(error) = axum::serve(Bounded::new(listener), router(api)).await {
+        if let Err(error) = axum::serve(Bounded::new(listener, acceptor.map(Https::new)), router(api)).await {
             tracing::error!(%error, "the management API has ended");
         }
     };

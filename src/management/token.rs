@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the token for the API at `address` lies. Two arrays may have one address in two network
 /// namespaces, so the namespace is part of the name.
@@ -24,11 +24,18 @@ fn directory() -> PathBuf {
     }
 }
 
+/// Where the certificate of an encrypted API at `address` lies, for the command line to trust.
+pub fn certificate_path(address: SocketAddr) -> PathBuf {
+    token_path(address).with_extension("pem")
+}
+
 /// Draws a token and writes it for the command line.
+///
+/// Beside it lies the certificate, as PEM, where the API shows one.
 ///
 /// # Errors
 /// No randomness, or the file cannot be written.
-pub fn make_token(address: SocketAddr) -> io::Result<String> {
+pub fn make_token(address: SocketAddr, certificate: Option<&str>) -> io::Result<String> {
     let mut bytes = [0u8; 24];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -42,9 +49,22 @@ pub fn make_token(address: SocketAddr) -> io::Result<String> {
             return Err(io::Error::other(problem));
         }
     }
-    // Made anew, never opened: a file that somebody else put there is not written to.
-    let _ = fs::remove_file(&path);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    file.write_all(token.as_bytes())?;
+    match certificate {
+        Some(pem) => make(&certificate_path(address), pem)?,
+        None => forget(&certificate_path(address)),
+    }
+    make(&path, &token)?;
     Ok(token)
+}
+
+/// Made anew, never opened: a file that somebody else put there is not written to.
+fn make(path: &Path, text: &str) -> io::Result<()> {
+    forget(path);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// What cannot be removed shows when it is made.
+fn forget(path: &Path) {
+    let _ = fs::remove_file(path);
 }

@@ -19,12 +19,13 @@ use crate::group::BootNonce;
 use crate::link::channel::{self, Event, Framed, Sender};
 use crate::link::lives;
 use crate::link::said::Said;
-use crate::link::tls::{Tls, TlsError};
+use crate::link::stream::Stream;
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
 use crate::store::lives::Lives;
 use crate::store::records::{RecordError, RecordFile};
 use crate::sys::engine::Engine;
 use crate::sys::{clock, socket, thread};
+use crate::tls::{Site, Tls, TlsError, Whom};
 use crate::wire::{Frame, Hello, Role};
 
 use super::continuity::Token;
@@ -80,7 +81,10 @@ fn engine() -> Engine {
 /// What keeps it from starting, by name.
 pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
     let settings = &config.witness;
-    let tls = settings.tls.as_ref().map(|tls| Tls::open(&tls.key, &tls.trust)).transpose()?.map(Arc::new);
+    let tls = config
+        .secures()
+        .map(|at| Tls::open(at, Site::witness(&settings.name), Whom::AnyArray))
+        .transpose()?;
     let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, engine())?;
     let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
@@ -215,7 +219,7 @@ async fn serve(
                     let (hello, events, lives) = (hello.clone(), events.clone(), Arc::clone(&lives));
                     let (said, tls) = (Arc::clone(&said), tls.clone());
                     tokio::spawn(async move {
-                        let met = meet(stream, tls.as_deref(), hello, &lives).await;
+                        let met = meet(stream, tls.as_ref(), hello, &lives).await;
                         drop(stranger);
                         let error = match met {
                             Ok((framed, hello)) => {
@@ -267,18 +271,21 @@ async fn serve(
 /// Handshake and hellos with a caller, in bounded time.
 async fn meet(
     stream: TcpStream,
-    tls: Option<&Tls>,
+    tls: Option<&Arc<Tls>>,
     own: Hello,
     lives: &Arc<Mutex<Lives>>,
 ) -> io::Result<(Framed, Hello)> {
-    let mut framed = tokio::time::timeout(channel::HELLO_TIMEOUT, Framed::accepted(stream, tls))
+    let stream = tokio::time::timeout(channel::HELLO_TIMEOUT, Stream::accepted(stream, tls))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))??;
+    let mut framed = Framed::new(stream, Vec::new());
     let hello = framed.hello().await?;
-    if !matches!(hello.role, Role::Array(_)) {
-        let why = "this is a witness, and the caller is no array";
-        framed.send(&Frame::Refused(why.into())).await?;
-        return Err(io::Error::other(why));
+    let is_array = match hello.role {
+        Role::Array(_) => framed.agrees(&hello),
+        Role::Witness(_) => Err("this is a witness, and the caller is no array".to_owned()),
+    };
+    if let Err(why) = is_array {
+        return Err(channel::refuse(&mut framed, Frame::Refused(why)).await);
     }
     if let Err(refused) = lives::admit(lives, &hello).await {
         return Err(channel::refuse(&mut framed, refused).await);

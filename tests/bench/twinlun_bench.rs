@@ -25,8 +25,9 @@ struct Arguments {
     /// One object a line.
     #[arg(long)]
     json: bool,
-    /// Tables: a (both on tmpfs), b (both on one disk, equal durability), c (pair against one array).
-    #[arg(long, value_delimiter = ',', default_value = "a,b,c")]
+    /// Tables: a (both on tmpfs), b (both on one disk, equal durability), c (pair against one array), d
+    /// (pair with TLS against pair without, both on tmpfs).
+    #[arg(long, value_delimiter = ',', default_value = "a,b,c,d")]
     tables: Vec<char>,
     /// Only jobs whose name contains this.
     #[arg(long, default_value = "")]
@@ -39,7 +40,7 @@ struct Arguments {
     repeat: usize,
     #[arg(long, value_delimiter = ',', default_value = "1,4")]
     connections: Vec<usize>,
-    /// A directory on tmpfs for table a.
+    /// A directory on tmpfs for tables a and d.
     #[arg(long, default_value = "/dev/shm")]
     memory: PathBuf,
     /// A directory on the disk of tables b and c.
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
 }
 
 fn table(arguments: &Arguments, name: char) -> io::Result<Table> {
-    let base = if name == 'a' { &arguments.memory } else { &arguments.disk };
+    let base = if matches!(name, 'a' | 'd') { &arguments.memory } else { &arguments.disk };
     let directory = Scratch(base.join(format!("twinlun-bench-{}-{name}", std::process::id())));
     std::fs::create_dir_all(&directory.0)?;
     let binary = |name: &str| arguments.binaries.join(name);
@@ -148,7 +149,22 @@ fn table(arguments: &Arguments, name: char) -> io::Result<Table> {
                 _directory: directory,
             })
         }
-        other => Err(io::Error::other(format!("there is no table {other}; a, b, c"))),
+        'd' => {
+            let pair = |label: &str| site::bench_plan(&binary("twinlun"), &directory.0.join(label), true);
+            let secured = Site::start(pair("tls")?.secured()?)?;
+            let plain = Site::start(pair("plain")?)?;
+            Ok(Table {
+                name,
+                ours: target(&secured)?,
+                peer: target(&plain)?,
+                peer_name: "without",
+                _site: Some(secured),
+                _other: Some(plain),
+                _peers: Vec::new(),
+                _directory: directory,
+            })
+        }
+        other => Err(io::Error::other(format!("there is no table {other}; a, b, c, d"))),
     }
 }
 
@@ -169,7 +185,8 @@ fn measure(arguments: &Arguments, table: &Table) -> io::Result<usize> {
         let what = match table.name {
             'a' => "both on tmpfs",
             'b' => "both on one disk, each write flushed before its answer",
-            _ => "the mirrored pair against one array, on one disk",
+            'c' => "the mirrored pair against one array, on one disk",
+            _ => "the pair with TLS against the pair without, on tmpfs",
         };
         println!("table {}: {what} (thousand requests a second)", table.name);
         println!("{:<36} {:>11} {:>9} {:>9} {:>6}", "job", "connections", "ours", table.peer_name, "ratio");

@@ -57,6 +57,7 @@ pub struct Options {
     pub binaries: PathBuf,
     pub directory: PathBuf,
     pub verbose: bool,
+    pub tls: bool,
 }
 
 /// What a run came to.
@@ -106,12 +107,13 @@ impl Lab {
             target_config: &options.repository.join("target-config"),
         };
         let booting = guest::boot(&network, &options.directory.join("job"), &contents)?;
-        let site = Site::start(site::lab_plan(
+        let plan = site::lab_plan(
             |node| network.namespace(node),
             Node::ip_on,
             &options.binaries,
             &options.directory.join("site"),
-        )?)?;
+        )?;
+        let site = Site::start(if options.tls { plan.secured()? } else { plan })?;
         let judge = Judge::default();
         let (listener, log) = network.listen(Node::Host, &Node::Host.ip(Plane::Log))?;
         judge.listen(listener);

@@ -57,6 +57,9 @@ struct Arguments {
     /// As in scripts/test: gaps up to three times the table's pass, losses and errors never do.
     #[arg(long)]
     test: bool,
+    /// TLS between the sites.
+    #[arg(long)]
+    tls: bool,
     /// Say what happens meanwhile.
     #[arg(long)]
     verbose: bool,
@@ -128,6 +131,7 @@ fn run(arguments: &Arguments, rows: &[Row]) -> ExitCode {
         binaries: arguments.binaries.clone(),
         directory: arguments.directory.clone(),
         verbose: arguments.verbose,
+        tls: arguments.tls,
     };
     if !arguments.json {
         eprintln!("starting two arrays, the witness and the guest (half a minute or more)");

@@ -275,14 +275,25 @@ impl Answer {
 
 /// One request to the management API at `port`.
 pub fn request(port: u16, method: &str, path: &str, key: Option<&str>, body: &str) -> Answer {
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(LIMIT))
-        .http_status_as_error(false)
-        .build()
-        .new_agent();
+    let mut config = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).http_status_as_error(false);
+    let certificate = twinlun::management::certificate_path(SocketAddr::from(([127, 0, 0, 1], port)));
+    let scheme = match fs::read(certificate) {
+        Ok(pem) => {
+            let trusted = vec![ureq::tls::Certificate::from_pem(&pem).unwrap()];
+            let tls = ureq::tls::TlsConfig::builder()
+                .root_certs(ureq::tls::RootCerts::Specific(trusted.into()))
+                .unversioned_rustls_crypto_provider(
+                    tokio_rustls::rustls::crypto::ring::default_provider().into(),
+                );
+            config = config.tls_config(tls.build());
+            "https"
+        }
+        Err(_) => "http",
+    };
+    let agent = config.build().new_agent();
     let mut request = ureq::http::Request::builder()
         .method(method)
-        .uri(format!("http://127.0.0.1:{port}{path}"))
+        .uri(format!("{scheme}://127.0.0.1:{port}{path}"))
         .header("Content-Type", "application/json");
     if let Some(key) = key {
         request = request.header("X-HP3PAR-WSAPI-SessionKey", key);

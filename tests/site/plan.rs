@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub const OUTSIDE_IQN: &str = "iqn.2026-11.lab.twinlun:outside";
 pub const OUTSIDE_LUN: u8 = 3;
@@ -36,6 +37,43 @@ pub struct Plan {
     pub host: Option<(String, u64)>,
     /// Where relative paths in the configurations start.
     pub directory: PathBuf,
+}
+
+impl Plan {
+    /// The same with TLS between all sites, which are paired by hand.
+    pub fn secured(self) -> io::Result<Self> {
+        let mut cards = Vec::new();
+        for part in &self.parts {
+            let text = fs::read_to_string(&part.configuration)?.replace("allow_plaintext = true\n", "");
+            let keys = self.directory.join(format!("{}.tls", part.node.name()));
+            create(&part.configuration, &format!("{text}\n[tls]\ndirectory = \"{}\"\n", keys.display()))?;
+            let card = create(&self.directory.join(format!("{}.card", part.node.name())), "")?;
+            self.pair(part, &[], fs::File::create(&card)?.into())?;
+            cards.push(card);
+        }
+        for (at, part) in self.parts.iter().enumerate() {
+            let others: Vec<&Path> = cards
+                .iter()
+                .enumerate()
+                .filter(|(card, _)| *card != at)
+                .map(|(_, card)| card.as_path())
+                .collect();
+            self.pair(part, &others, Stdio::null())?;
+        }
+        Ok(self)
+    }
+
+    fn pair(&self, part: &Part, add: &[&Path], output: Stdio) -> io::Result<()> {
+        let mut command = Command::new(&self.program);
+        command.arg("pair").arg(&part.configuration).stdout(output).stderr(Stdio::null());
+        if !add.is_empty() {
+            command.arg("--add").args(add);
+        }
+        if command.status()?.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("`twinlun pair {}` fails", part.configuration.display())))
+    }
 }
 
 fn create(path: &Path, content: &str) -> io::Result<PathBuf> {

@@ -1,0 +1,271 @@
+//! Certificates with the site they stand for, and the directory that holds them.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A card is about 1 KiB; more is no card.
+pub const CARD_MAX: u64 = 16 << 10;
+/// Cards of one directory that are read: two for each pair of the largest witness.
+const CARDS_MAX: usize = 4096;
+/// What a card begins with, before the PEM.
+const TITLE: &str = "twinlun";
+const OWN: &str = "own.key";
+
+#[derive(Debug, Error)]
+pub enum CardError {
+    #[error("{path}: {source}; `twinlun pair CONFIG` makes a key", path = path.display())]
+    NoKey { path: PathBuf, source: io::Error },
+    #[error("{path} can be read by others (mode {mode:o}); it holds a private key: chmod 600 {path}, or make a new one with `twinlun pair CONFIG --replace` if somebody may have read it", path = path.display())]
+    Mode { path: PathBuf, mode: u32 },
+    #[error("{path} is no certificate of a site: {why}; `twinlun pair CONFIG` on that site prints one", path = path.display())]
+    NoCard { path: PathBuf, why: String },
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("a key cannot be made: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Array,
+    Witness,
+}
+
+impl Role {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Array => "array",
+            Self::Witness => "witness",
+        }
+    }
+}
+
+/// Who a certificate stands for, e.g. `array array-a`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    pub role: Role,
+    pub name: String,
+}
+
+impl Site {
+    pub fn array(name: &str) -> Self {
+        Self { role: Role::Array, name: name.to_owned() }
+    }
+
+    pub fn witness(name: &str) -> Self {
+        Self { role: Role::Witness, name: name.to_owned() }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (role, name) = text.trim().split_once(' ')?;
+        let role = [Role::Array, Role::Witness].into_iter().find(|known| known.word() == role)?;
+        let fits = (1..=24).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        fits.then(|| Self { role, name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role.word(), self.name)
+    }
+}
+
+/// A certificate and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    pub site: Site,
+    pub certificate: CertificateDer<'static>,
+}
+
+impl Card {
+    /// # Errors
+    /// What the text lacks.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let title =
+            text.lines().find_map(|line| line.strip_prefix(TITLE)).ok_or("it does not say whose it is")?;
+        let site = Site::parse(title).ok_or_else(|| {
+            format!("`{TITLE}{title}` names no site (`{TITLE} array NAME` or `{TITLE} witness NAME`)")
+        })?;
+        let certificate =
+            CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Self { site, certificate })
+    }
+
+    /// SHA-256 of the certificate, as other tools show it.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.certificate);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        bytes
+    }
+
+    /// Its PEM alone, for clients that verify by a file.
+    pub fn pem(&self) -> String {
+        let text = self.to_string();
+        text.split_once('\n').map_or(text.clone(), |(_, pem)| pem.to_owned())
+    }
+}
+
+impl fmt::Display for Card {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pem = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.to_vec()));
+        write!(f, "{TITLE} {}\n{}", self.site, pem.replace("\r\n", "\n"))
+    }
+}
+
+/// Own card and private key.
+#[derive(Debug)]
+pub struct Own {
+    pub card: Card,
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// A directory with `own.key` and a card for each other site.
+#[derive(Clone, Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn own_path(&self) -> PathBuf {
+        self.0.join(OWN)
+    }
+
+    fn card_path(&self, site: &Site) -> PathBuf {
+        self.0.join(format!("{}.{}.pem", site.name, site.role.word()))
+    }
+
+    /// The own key, whosever it is.
+    ///
+    /// # Errors
+    /// None there, open to others, or something else: by name, with advice.
+    fn own(&self) -> Result<Own, CardError> {
+        let path = self.own_path();
+        let failed = |source| CardError::NoKey { path: path.clone(), source };
+        let mode = fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(CardError::Mode { path, mode });
+        }
+        let text = fs::read_to_string(&path).map_err(failed)?;
+        let bad = |why| CardError::NoCard { path: path.clone(), why };
+        let card = Card::parse(&text).map_err(bad)?;
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| bad(error.to_string()))?;
+        Ok(Own { card, key })
+    }
+
+    /// The own key; made where there is none, or where it is to be replaced. `names` are those that
+    /// clients of the management API may call this site by.
+    ///
+    /// # Errors
+    /// As [`Self::own`]; a key of another site; the system's.
+    pub fn make_own(&self, site: &Site, names: &[String], replace: bool) -> Result<Own, CardError> {
+        let path = self.own_path();
+        if replace || !path.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.0)
+                .map_err(|source| CardError::File { path: self.0.clone(), source })?;
+            let mut all = vec![site.name.clone(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+            all.extend(names.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
+            let mut wanted = rcgen::CertificateParams::new(all)?;
+            wanted.distinguished_name = rcgen::DistinguishedName::new();
+            wanted.distinguished_name.push(rcgen::DnType::CommonName, format!("{TITLE} {site}"));
+            let key = rcgen::KeyPair::generate()?;
+            let made = wanted.self_signed(&key)?;
+            let card = Card { site: site.clone(), certificate: made.der().clone() };
+            self.write(&path, &format!("{}{card}", key.serialize_pem()), 0o600)?;
+        }
+        self.own_of(site)
+    }
+
+    /// The own key of `site`, which nobody else may read.
+    ///
+    /// # Errors
+    /// As [`Self::own`]; another site's.
+    pub fn own_of(&self, site: &Site) -> Result<Own, CardError> {
+        let own = self.own()?;
+        if own.card.site != *site {
+            let why = format!(
+                "it is the key of {}, and this is {site}; give each site its own directory",
+                own.card.site
+            );
+            return Err(CardError::NoCard { path: self.own_path(), why });
+        }
+        Ok(own)
+    }
+
+    /// The cards of other sites, in the order of their names.
+    ///
+    /// # Errors
+    /// A file that ends in `.pem` and is no card; the system's.
+    pub fn cards(&self) -> Result<Vec<Card>, CardError> {
+        let failed = |source| CardError::File { path: self.0.clone(), source };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.0).map_err(failed)?.take(CARDS_MAX) {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|kind| kind == "pem") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.iter().map(|path| read_card(path)).collect()
+    }
+
+    /// Keeps a card; returns whether another one of that site was replaced.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn add(&self, card: &Card) -> Result<bool, CardError> {
+        let path = self.card_path(&card.site);
+        let former = path.exists().then(|| read_card(&path).ok()).flatten();
+        if former.as_ref() == Some(card) {
+            return Ok(false);
+        }
+        self.write(&path, &card.to_string(), 0o644)?;
+        Ok(former.is_some())
+    }
+
+    /// Beside it first: a crash leaves the old file or the new one, never half of one.
+    fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), CardError> {
+        let failed = |source| CardError::File { path: path.to_owned(), source };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&beside, path).map_err(failed)?;
+        fs::File::open(&self.0).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+}
+
+/// A card in a file of its own.
+///
+/// # Errors
+/// No such file, too long, or no card.
+pub fn read_card(path: &Path) -> Result<Card, CardError> {
+    let failed = |source| CardError::File { path: path.to_owned(), source };
+    let bad = |why| CardError::NoCard { path: path.to_owned(), why };
+    if fs::metadata(path).map_err(failed)?.len() > CARD_MAX {
+        return Err(bad(format!("it is longer than {CARD_MAX} bytes")));
+    }
+    Card::parse(&fs::read_to_string(path).map_err(failed)?).map_err(bad)
+}

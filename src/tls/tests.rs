@@ -1,0 +1,198 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::pairing::Told;
+use super::*;
+
+/// A directory with a key, of the site `array NAME`.
+fn made(at: &Path, name: &str) -> Directory {
+    let directory = Directory::new(&at.join(name));
+    directory.make_own(&Site::array(name), &[], false).unwrap();
+    directory
+}
+
+fn own(keys: &Directory, name: &str) -> cards::Own {
+    keys.own_of(&Site::array(name)).unwrap()
+}
+
+/// The end `name`, which knows the cards of `others` and believes `whom`.
+fn end(at: &Path, name: &str, others: &[&str], whom: Whom) -> Arc<Tls> {
+    let directory = made(at, name);
+    for other in others {
+        directory.add(&own(&made(at, other), other).card).unwrap();
+    }
+    Tls::open(directory.path(), Site::array(name), whom).unwrap()
+}
+
+/// What the listening end says of a caller.
+async fn meet(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Site> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let caller = tokio::spawn(async move {
+        let (mut stream, _) = calling.connect(TcpStream::connect(address).await?).await?;
+        stream.write_all(&[7]).await?;
+        stream.flush().await?;
+        stream.read_u8().await
+    });
+    let (stream, _) = listener.accept().await.unwrap();
+    let (mut stream, site) = listening.accept(stream).await?;
+    let heard = stream.read_u8().await?;
+    stream.write_all(&[heard]).await?;
+    stream.flush().await?;
+    caller.await.unwrap()?;
+    Ok(site)
+}
+
+#[tokio::test]
+async fn only_cards_of_the_right_site_are_believed_by_either_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let any = || Whom::AnyArray;
+    let site = meet(end(at, "w", &["a"], any()), end(at, "a", &["w"], any())).await.unwrap();
+    assert_eq!(site.to_string(), "array a");
+    let stranger = meet(end(at, "w", &["a"], any()), end(at, "x", &["w"], any())).await.unwrap_err();
+    assert!(stranger.to_string().contains("twinlun pair"), "{stranger}");
+    // The caller refuses a false listener too.
+    assert!(meet(end(at, "x", &["a"], any()), end(at, "b", &["w"], any())).await.is_err());
+    // A card that is there, of another site than the one that is meant.
+    let other = end(at, "c", &["a", "w"], Whom::Array("w".into()));
+    assert!(meet(other, end(at, "a", &["c"], any())).await.is_err());
+    assert!(
+        Tls::open(&at.join("a"), Site::array("a"), Whom::AnyWitness)
+            .unwrap_err()
+            .to_string()
+            .contains("any witness")
+    );
+}
+
+#[tokio::test]
+async fn a_site_that_is_paired_later_is_believed_without_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let witness = end(at, "w", &["a"], Whom::AnyArray);
+    let late = end(at, "late", &["w"], Whom::AnyArray);
+    tokio::time::sleep(REFRESH).await;
+    meet(Arc::clone(&witness), Arc::clone(&late)).await.unwrap_err();
+    tokio::time::sleep(REFRESH).await;
+    Directory::new(&at.join("w")).add(&own(&made(at, "late"), "late").card).unwrap();
+    meet(Arc::clone(&witness), Arc::clone(&late)).await.unwrap_err();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if meet(Arc::clone(&witness), Arc::clone(&late)).await.is_ok() {
+            return;
+        }
+    }
+    panic!("never believed");
+}
+
+#[test]
+fn a_key_is_made_once_kept_private_and_replaced_when_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Directory::new(&directory.path().join("tls"));
+    let a = Site::array("a");
+    let first = keys.make_own(&a, &["192.0.2.1".into()], false).unwrap().card;
+    assert!(!first.to_string().contains("PRIVATE"), "{first}");
+    assert_eq!(Card::parse(&first.to_string()).unwrap(), first);
+    assert_eq!(keys.make_own(&a, &[], false).unwrap().card, first);
+    let path = keys.path().join("own.key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_ne!(keys.make_own(&a, &[], true).unwrap().card, first);
+    let other = keys.make_own(&Site::witness("a"), &[], false).unwrap_err().to_string();
+    assert!(other.contains("array a") && other.contains("witness a"), "{other}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(keys.own_of(&a).unwrap_err().to_string().contains("chmod 600"));
+}
+
+#[test]
+fn what_is_no_card_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = made(directory.path(), "a");
+    let card = own(&keys, "a").card.to_string();
+    for (text, why) in [
+        (card.replace("twinlun array a", "twinlun array A/../b"), "names no site"),
+        (card.replace("twinlun array a", "from somewhere"), "does not say whose"),
+        (card.replace("BEGIN", "BEGAN"), "no certificate of a site"),
+    ] {
+        fs::write(keys.path().join("x.pem"), text).unwrap();
+        let said = keys.cards().unwrap_err().to_string();
+        assert!(said.contains(why) && said.contains("x.pem"), "{said}");
+    }
+}
+
+/// Three sites: one listens, two join; with `code` changed by the test before the second joins.
+async fn pair(change: impl Fn(Code) -> Code) -> (Result<Vec<Card>, PairingError>, Vec<Told>) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().to_owned();
+    let (codes, mut code) = tokio::sync::mpsc::unbounded_channel();
+    let hosted = at.clone();
+    let host = tokio::spawn(async move {
+        let mut told = Vec::new();
+        let keys = made(&hosted, "w");
+        let own = own(&keys, "w");
+        let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card).map(drop));
+        let ended = host("127.0.0.1:0".parse().unwrap(), own, 2, keep, |now| {
+            if let Told::Ready(code) = &now {
+                codes.send(code.clone()).unwrap();
+            }
+            told.push(now);
+        });
+        let ended = timeout(ended).await;
+        (ended, told)
+    });
+    let code = code.recv().await.unwrap();
+    let guest = |name: &'static str, code: Code| {
+        let at = at.clone();
+        async move {
+            let keys = made(&at, name);
+            let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card).map(drop));
+            timeout(join(&code, own(&keys, name), keep, || ())).await
+        }
+    };
+    let first = tokio::spawn(guest("a", code.clone()));
+    let second = guest("b", change(code)).await;
+    if second.is_ok() {
+        first.await.unwrap().unwrap();
+        for (own, others) in [("w", ["a", "b"]), ("a", ["b", "w"]), ("b", ["a", "w"])] {
+            let cards = Directory::new(&at.join(own)).cards().unwrap();
+            let names: Vec<_> = cards.iter().map(|card| card.site.name.as_str()).collect();
+            assert_eq!(names, others);
+        }
+        let (ended, told) = host.await.unwrap();
+        return (ended, told);
+    }
+    host.abort();
+    (second, Vec::new())
+}
+
+async fn timeout(
+    work: impl std::future::Future<Output = Result<Vec<Card>, PairingError>>,
+) -> Result<Vec<Card>, PairingError> {
+    tokio::time::timeout(Duration::from_secs(20), work).await.unwrap()
+}
+
+#[tokio::test]
+async fn three_sites_exchange_their_cards_by_one_code() {
+    let (ended, told) = pair(|code| code.to_string().parse().unwrap()).await;
+    assert_eq!(ended.unwrap().len(), 2);
+    assert!(told.contains(&Told::Joined(Site::array("b"))), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_refused_and_a_false_host_learns_nothing() {
+    let digit = |at: usize| {
+        move |code: Code| {
+            let text = code.to_string();
+            let at = text.find('/').unwrap() + at;
+            let other = if &text[at..=at] == "0" { "1" } else { "0" };
+            format!("{}{other}{}", &text[..at], &text[at + 1..]).parse().unwrap()
+        }
+    };
+    let (ended, _) = pair(digit(1)).await;
+    assert!(matches!(ended, Err(PairingError::Refused(_))), "{ended:?}");
+    let (ended, _) = pair(digit(40)).await;
+    assert!(matches!(ended, Err(PairingError::NotTheHost(_))), "{ended:?}");
+    assert!("192.0.2.1:5809/12".parse::<Code>().is_err());
+}
