@@ -82,6 +82,10 @@ pub enum Mutation {
     T8NoRecovery,
     /// Rule 15: reads pass a region in doubt.
     R15ReadsInDoubt,
+    /// F38: blocks are taken from a peer that is not in sync.
+    MendFromStaleCopy,
+    /// F38: what is mended is held against no writer.
+    MendWithoutHold,
     /// Rule 17: a write that failed here is answered before both copies are equal.
     R17ErrorAtOnce,
     /// T12: a hello that is said again forgets what of its first answer has come.

@@ -172,7 +172,15 @@ async fn serve(
 ) -> Result<(), RunError> {
     let (inputs, queue) = mpsc::unbounded_channel();
     let (pokes, mut poked) = mpsc::unbounded_channel();
-    let volumes = VolumeSet::new(Arc::clone(&data_dir), engine, mailboxes.clone(), metadata.clone(), pokes);
+    let log = EventLog::open(&data_dir.events());
+    let volumes = VolumeSet::new(
+        Arc::clone(&data_dir),
+        engine,
+        mailboxes.clone(),
+        metadata.clone(),
+        pokes,
+        log.clone(),
+    );
     let objects = Arc::new(ObjectStore::open(&data_dir.objects(), data_dir.engine())?);
     let lost = start::open_volumes(&objects.snapshot(), &volumes)?;
     let votes = start::open_votes(&data_dir)?;
@@ -188,7 +196,6 @@ async fn serve(
         volumes.clone(),
         Arc::clone(&views),
     );
-    let log = EventLog::open(&data_dir.events());
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(RunError::Random)?;
     let identity = data_dir.identity();

@@ -19,8 +19,9 @@ use crate::store::objects::{Objects, Provisioning, VirtualVolume};
 use crate::store::{DataFile, VolumeFileError, is_before_image};
 use crate::sys::directory;
 use crate::sys::engine::Engine;
-use crate::volume::{DataThread, Listener, Mailboxes, Volume};
+use crate::volume::{DataThread, Listener, Mailboxes, Mending, Volume};
 
+use super::events::EventLog;
 use super::metadata::Metadata;
 
 /// Pause before a map that could not be written is tried again.
@@ -59,6 +60,9 @@ struct Maps {
     files: Mutex<BTreeMap<VolumeId, Arc<Mutex<MapFile>>>>,
     metadata: Metadata,
     pokes: mpsc::UnboundedSender<VolumeId>,
+    log: EventLog,
+    /// Mendings by volume: a bad disk has many, of which the 1st, 2nd, 4th, ... are told.
+    mendings: Mutex<BTreeMap<(VolumeId, bool), u64>>,
 }
 
 impl fmt::Debug for Maps {
@@ -84,10 +88,43 @@ impl Listener for Maps {
         self.metadata.run(move || volume.release_image());
     }
 
+    fn read_failed(&self, volume: &Volume, mending: Mending) {
+        let count = {
+            let mut mendings = self.mendings.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = mendings.entry((volume.id(), mending.failed_at.is_some())).or_default();
+            *count += 1;
+            *count
+        };
+        if count.is_power_of_two() {
+            self.log.add(None, None, describe(volume, mending, count));
+        }
+    }
+
     fn persist_map(&self, volume: &Volume) {
         let Some(file) = self.file(volume.id()) else { return };
         let volume = volume.clone();
         self.metadata.run(move || write_map(&volume, &file));
+    }
+}
+
+/// A mending in words; `count`: how many this volume had since the array was started.
+fn describe(volume: &Volume, mending: Mending, count: u64) -> String {
+    let Mending { lba, mended, failed_at } = mending;
+    let path = volume.file().path().display();
+    match failed_at {
+        Some(at) => format!(
+            "{path}: LBA {at} can be neither read nor written; the host was answered with the other array's \
+             data; replace that disk"
+        ),
+        None if mended == 0 => format!(
+            "{path}: a read at LBA {lba} failed and succeeds now; the host was answered with the other \
+             array's data; {count} such reads since the start; watch that disk"
+        ),
+        None => format!(
+            "{path}: {mended} blocks of 4 KiB from LBA {lba} on could not be read; the host was answered with \
+             the other array's data, with which they were written anew; {count} such reads since the start; \
+             watch that disk"
+        ),
     }
 }
 
@@ -117,8 +154,10 @@ impl VolumeSet {
         mailboxes: Mailboxes,
         metadata: Metadata,
         pokes: mpsc::UnboundedSender<VolumeId>,
+        log: EventLog,
     ) -> Self {
-        let maps = Arc::new(Maps { files: Mutex::default(), metadata, pokes });
+        let maps = Maps { files: Mutex::default(), metadata, pokes, log, mendings: Mutex::default() };
+        let maps = Arc::new(maps);
         Self { volumes: Arc::new(ArcSwap::from_pointee(BTreeMap::new())), maps, mailboxes, data_dir, engine }
     }
 

@@ -119,7 +119,7 @@ async fn send(stream: &impl Carrier, out: &LaneOut, alive: &Watch) -> io::Error 
         out.drain(&mut queue);
         while !queue.is_empty() {
             batch.fill(&mut queue);
-            alive.sends(batch.payloads.len());
+            alive.sends(batch.payloads.len() - batch.given);
             if let Err(error) = batch.write(stream).await {
                 return error;
             }
@@ -137,6 +137,8 @@ struct Batch {
     /// Where the headers of payloads begin in `heads`.
     front_end: usize,
     payloads: Vec<Buffer>,
+    /// How many of the payloads are answers themselves, and want none.
+    given: usize,
 }
 
 impl Batch {
@@ -145,11 +147,22 @@ impl Batch {
         self.acks.clear();
         self.heads.clear();
         self.payloads.clear();
+        self.given = 0;
         let mut headers = Vec::new();
         while let Some(next) = queue.pop_front() {
             match next {
                 LaneFrame::Acknowledge { volume, session, sequence, result } => {
                     self.acks.push(Ack { volume, session, sequence, result });
+                }
+                LaneFrame::Given { group, volume, header, data } => {
+                    match frame::encode_given(group, volume, &header, data.as_slice()) {
+                        Ok(encoded) => {
+                            headers.extend_from_slice(&encoded);
+                            self.payloads.push(data);
+                            self.given += 1;
+                        }
+                        Err(error) => tracing::error!(%error, "blocks cannot be given"),
+                    }
                 }
                 LaneFrame::Data { group, volume, header, data } => {
                     // Longer than a frame may be: no front end takes such a write.
@@ -234,7 +247,7 @@ impl<C: Carrier> Receiver<'_, C> {
                     // A large payload is read to where it stays.
                     let have = &bytes[HEADER_LEN..];
                     let payload = read_payload(self.stream, announced, have, self.alive).await?;
-                    deliver(announced.what, payload, lane, volumes)?;
+                    self.deliver(announced.what, payload, lane, volumes)?;
                     at = self.filled;
                 }
                 Decoded::Frame { what, payload, consumed } => {
@@ -242,7 +255,7 @@ impl<C: Carrier> Receiver<'_, C> {
                         Announced::Acks => self.alive.answered(answer(payload, volumes)?),
                         Announced::Ask => self.out.push(LaneFrame::Here),
                         Announced::Here => {}
-                        _ => deliver(what, Buffer::copy_of(payload), lane, volumes)?,
+                        _ => self.deliver(what, Buffer::copy_of(payload), lane, volumes)?,
                     }
                     at += consumed;
                 }
@@ -251,6 +264,27 @@ impl<C: Carrier> Receiver<'_, C> {
         self.buffer.copy_within(at..self.filled, 0);
         self.filled -= at;
         Ok(())
+    }
+
+    fn deliver(&self, what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
+        match what {
+            Announced::Data { group, volume, header } => {
+                take(group, volume, header, payload, lane, volumes);
+                Ok(())
+            }
+            Announced::Given { group, volume, header } => {
+                self.alive.answered(1);
+                if let Some(volume) = volumes.load().get(&volume).filter(|v| v.group() == Some(group)) {
+                    volume.given(header, payload);
+                }
+                Ok(())
+            }
+            // Their payloads are small, they do not come this way.
+            Announced::Acks | Announced::Ask | Announced::Here => {
+                Err(io::Error::other("a frame of this kind has no large payload"))
+            }
+            Announced::Hello => Err(io::Error::other("a second hello on a lane")),
+        }
     }
 }
 
@@ -270,20 +304,6 @@ async fn read_payload(
     }
     announced.check(payload.as_slice()).map_err(io::Error::other)?;
     Ok(payload)
-}
-
-fn deliver(what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
-    match what {
-        Announced::Data { group, volume, header } => {
-            take(group, volume, header, payload, lane, volumes);
-            Ok(())
-        }
-        // Their payloads are small, they do not come this way.
-        Announced::Acks | Announced::Ask | Announced::Here => {
-            Err(io::Error::other("a frame of this kind has no large payload"))
-        }
-        Announced::Hello => Err(io::Error::other("a second hello on a lane")),
-    }
 }
 
 fn take(group: GroupId, id: VolumeId, header: FrameHeader, payload: Buffer, lane: LaneId, volumes: &Volumes) {

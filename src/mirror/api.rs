@@ -50,6 +50,8 @@ impl Limits {
     pub const COPY_FRAMES_MAX: u32 = 256;
     /// Frames a secondary holds: all that a primary within its limits can have sent in a session.
     pub const APPLIES_MAX: u32 = Self::COMMANDS_MAX + Self::COPIES_MAX * Self::COPY_FRAMES_MAX;
+    /// Blocks fetched from the peer at once: what one frame of a lane carries (32 MiB).
+    pub const FETCH_BLOCKS_MAX: u64 = 65_536;
 }
 
 impl Default for Limits {
@@ -185,6 +187,13 @@ pub enum VolumeAction {
     Compare { command: CommandId },
     /// Send the command's data on `lane`; the peer's answer comes back through `mirror_acked`.
     Mirror { command: CommandId, lane: LaneId, header: FrameHeader },
+    /// What the command reads cannot be read here: ask the peer for the header's extent on `lane`
+    /// (`Op::Read`). Its blocks come back through `fetched`, or through `mirror_acked` when it has
+    /// none to give.
+    Fetch { command: CommandId, lane: LaneId, header: FrameHeader },
+    /// Write what was fetched over what of it cannot be read here (stable); then `local_done`. The
+    /// data of a read are the fetched ones, whatever comes of the writing.
+    Mend { command: CommandId },
     /// The shell answers the host (nothing for `Aborted`). Exactly one for each command. The
     /// payload is kept: a command refused while its I/O runs is still re-sent to the peer.
     Answer { command: CommandId, outcome: Outcome },
@@ -200,13 +209,16 @@ pub enum VolumeAction {
     /// (`FrameHeader::copy_frame`; holes as `Unmap`), then call `copy_sent` with their number.
     /// The peer's answers come through `mirror_acked` like all others, in any order with it.
     Copy { copy: CopyId, kind: CopyKind, lane: LaneId, header: FrameHeader },
-    /// Secondary: write the frame's payload to this copy (stable), then `applied`.
+    /// Secondary: write the frame's payload to this copy (stable), then `applied`. `Op::Read`: read
+    /// the extent and keep what was read, then `applied`.
     Apply { apply: ApplyId, lane: LaneId, header: FrameHeader },
     /// Secondary: the frame will not be applied (its session is over): drop its payload.
     Discard { apply: ApplyId },
     /// Secondary: tell the primary on `lane` how the frame ended. `None`: refused, another session
     /// or tenure is in force (the primary closes its session on that).
     Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
+    /// Secondary: send the primary on `lane` what was read for this frame.
+    Give { apply: ApplyId, lane: LaneId, header: FrameHeader },
     /// Something that the group's control decides on has changed: let it look at `status`.
     Poke,
 }

@@ -11,6 +11,8 @@
 //!                                                       ▼  │
 //!                                                      Failed (on this copy only)
 //! ```
+//! What cannot be read here (by a read, or a comparison) goes round by the peer, with its hold kept
+//! ([`super::mend`]): Running or Comparing ──► Fetching ──► Mending ──► Running or Comparing.
 
 use super::api::{CommandId, LaneId};
 use crate::arbitration::Tenure;
@@ -30,6 +32,10 @@ pub(super) enum Stage {
     Marking,
     /// Its I/O was issued; `local` tells whether it has come back.
     Running,
+    /// It cannot be read here; waits for the peer's blocks (`mirror` tells whether it was asked).
+    Fetching,
+    /// The peer's blocks are being written over what cannot be read.
+    Mending,
     /// Failed on this copy while both are needed: its regions are in doubt (rule 17).
     Failed,
     /// Over; the shell has not released it yet.
@@ -45,7 +51,7 @@ pub(super) enum Mirror {
         lane: LaneId,
         at: Time,
     },
-    /// `Done` outlives the session: the peer has it on stable storage.
+    /// Of a write; `Done` outlives the session: the peer has it on stable storage.
     Acked(StoreResult),
 }
 
@@ -78,6 +84,8 @@ pub(super) struct Command {
     pub answered: bool,
     pub aborting: bool,
     pub awaits_map: bool,
+    /// The peer was asked for what could not be read here: once is enough.
+    pub fetched: bool,
 }
 
 impl Command {
@@ -104,6 +112,7 @@ impl Command {
         answered: false,
         aborting: false,
         awaits_map: false,
+        fetched: false,
     };
 
     pub const fn is_live(&self) -> bool {
@@ -112,7 +121,15 @@ impl Command {
 
     /// Started, and not over.
     pub const fn in_flight(&self) -> bool {
-        matches!(self.stage, Stage::Comparing | Stage::Marking | Stage::Running | Stage::Failed)
+        matches!(
+            self.stage,
+            Stage::Comparing
+                | Stage::Marking
+                | Stage::Running
+                | Stage::Fetching
+                | Stage::Mending
+                | Stage::Failed
+        )
     }
 
     pub const fn waiting(&self) -> bool {
@@ -121,7 +138,7 @@ impl Command {
 
     /// I/O of it runs on this array's store.
     pub const fn store_io(&self) -> bool {
-        matches!(self.stage, Stage::Comparing)
+        matches!(self.stage, Stage::Comparing | Stage::Mending)
             || (matches!(self.stage, Stage::Running) && self.local.is_none())
     }
 

@@ -40,6 +40,7 @@ const KIND_DATA: u8 = 2;
 const KIND_ACKS: u8 = 3;
 const KIND_ASK: u8 = 4;
 const KIND_HERE: u8 = 5;
+const KIND_GIVEN: u8 = 6;
 
 /// First frame on a lane, from both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,8 +71,11 @@ pub struct Ack {
 pub enum Announced {
     /// The payload is one [`LaneHello`].
     Hello,
-    /// The payload is what the op needs: Write all blocks, WriteSame one, others nothing.
+    /// The payload is what the op needs: Write all blocks, WriteSame one, others nothing. `Read`
+    /// asks for the blocks.
     Data { group: GroupId, volume: VolumeId, header: FrameHeader },
+    /// The blocks that a `Read` asked for, under its own header.
+    Given { group: GroupId, volume: VolumeId, header: FrameHeader },
     /// The payload is read with [`acks`].
     Acks,
     /// Asks the other end for a sign of life; no payload.
@@ -135,7 +139,31 @@ pub fn encode_data(
 ) -> Result<[u8; HEADER_LEN], FrameError> {
     let found = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     check_data_len(header.op, header.extent, found)?;
-    let mut bytes = begin(KIND_DATA, found, payload);
+    Ok(encode_addressed(begin(KIND_DATA, found, payload), group, volume, header))
+}
+
+/// The header of the blocks that a `Read` asked for; they follow it on the lane.
+///
+/// # Errors
+/// `Op` for any other frame's header, `Length` when it is not all of the blocks, or more than
+/// [`PAYLOAD_MAX`].
+pub fn encode_given(
+    group: GroupId,
+    volume: VolumeId,
+    header: &FrameHeader,
+    payload: &[u8],
+) -> Result<[u8; HEADER_LEN], FrameError> {
+    let found = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    check_given_len(header.op, header.extent, found)?;
+    Ok(encode_addressed(begin(KIND_GIVEN, found, payload), group, volume, header))
+}
+
+fn encode_addressed(
+    mut bytes: [u8; HEADER_LEN],
+    group: GroupId,
+    volume: VolumeId,
+    header: &FrameHeader,
+) -> [u8; HEADER_LEN] {
     bytes[12] = op_code(header.op);
     bytes[16..32].copy_from_slice(&group.0);
     bytes[32..48].copy_from_slice(&volume.0);
@@ -152,7 +180,7 @@ pub fn encode_data(
     for (at, word) in words {
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
     }
-    Ok(seal(bytes))
+    seal(bytes)
 }
 
 /// Appends one frame that carries up to [`ACKS_MAX`] of `acks`; returns how many it carries.
@@ -235,21 +263,24 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
     let what = match bytes[6] {
         KIND_HELLO if payload_len as usize == HELLO_LEN => Announced::Hello,
         KIND_HELLO => return Err(FrameError::Length { found: payload_len, wanted: HELLO_LEN as u64 }),
-        KIND_DATA => {
+        kind @ (KIND_DATA | KIND_GIVEN) => {
             let extent = Extent::new(u64_at(bytes, 88), u64_at(bytes, 96));
             let op = op_from(bytes[12])?;
-            check_data_len(op, extent, payload_len)?;
             let lineage = Lineage { counter: u32_at(bytes, 48), id: u64_at(bytes, 56) };
-            Announced::Data {
-                group: GroupId(array_at(bytes, 16)),
-                volume: VolumeId(array_at(bytes, 32)),
-                header: FrameHeader {
-                    tenure: Tenure { lineage, epoch: Epoch(u64_at(bytes, 64)) },
-                    session: SessionId { boot: u64_at(bytes, 72), counter: u64_at(bytes, 80) },
-                    sequence: u64_at(bytes, 104),
-                    op,
-                    extent,
-                },
+            let (group, volume) = (GroupId(array_at(bytes, 16)), VolumeId(array_at(bytes, 32)));
+            let header = FrameHeader {
+                tenure: Tenure { lineage, epoch: Epoch(u64_at(bytes, 64)) },
+                session: SessionId { boot: u64_at(bytes, 72), counter: u64_at(bytes, 80) },
+                sequence: u64_at(bytes, 104),
+                op,
+                extent,
+            };
+            if kind == KIND_GIVEN {
+                check_given_len(op, extent, payload_len)?;
+                Announced::Given { group, volume, header }
+            } else {
+                check_data_len(op, extent, payload_len)?;
+                Announced::Data { group, volume, header }
             }
         }
         KIND_ACKS => {
@@ -331,13 +362,24 @@ fn data_len(op: Op, extent: Extent) -> Option<u64> {
     match op {
         Op::Write => Some(extent.bytes()),
         Op::WriteSame => Some(u64::from(BLOCK)),
-        Op::WriteZeroes | Op::Unmap => Some(0),
-        Op::Read | Op::Flush | Op::CompareAndWrite => None,
+        Op::WriteZeroes | Op::Unmap | Op::Read => Some(0),
+        Op::Flush | Op::CompareAndWrite => None,
     }
 }
 
 fn check_data_len(op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
     let wanted = data_len(op, extent).ok_or(FrameError::Op(op_code(op)))?;
+    if u64::from(found) != wanted || found > PAYLOAD_MAX {
+        return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
+    }
+    Ok(())
+}
+
+fn check_given_len(op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
+    if op != Op::Read {
+        return Err(FrameError::Op(op_code(op)));
+    }
+    let wanted = extent.bytes();
     if u64::from(found) != wanted || found > PAYLOAD_MAX {
         return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
     }
@@ -350,7 +392,8 @@ const fn op_code(op: Op) -> u8 {
         Op::WriteSame => 2,
         Op::WriteZeroes => 3,
         Op::Unmap => 4,
-        Op::Read | Op::Flush | Op::CompareAndWrite => 0,
+        Op::Read => 5,
+        Op::Flush | Op::CompareAndWrite => 0,
     }
 }
 
@@ -360,6 +403,7 @@ const fn op_from(code: u8) -> Result<Op, FrameError> {
         2 => Ok(Op::WriteSame),
         3 => Ok(Op::WriteZeroes),
         4 => Ok(Op::Unmap),
+        5 => Ok(Op::Read),
         code => Err(FrameError::Op(code)),
     }
 }
@@ -441,7 +485,7 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap])
+        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read])
     }
 
     fn ack() -> impl Strategy<Value = Ack> {
@@ -503,8 +547,8 @@ mod tests {
             let mut bytes = [0; HEADER_LEN];
             bytes.copy_from_slice(&garbage);
             bytes[..6].copy_from_slice(&[b't', b'L', b'a', b'n', 1, 1]);
-            bytes[6] %= 5;
-            bytes[12] %= 6;
+            bytes[6] %= 8;
+            bytes[12] %= 7;
             if let Ok(announced) = decode_header(&seal(bytes)) {
                 prop_assert!(announced.payload_len <= PAYLOAD_MAX);
             }
@@ -521,6 +565,23 @@ mod tests {
             let read: Vec<Ack> = acks(payload).map(Result::unwrap).collect();
             prop_assert_eq!(read, list);
         }
+    }
+
+    #[test]
+    fn given_blocks_come_back_under_the_header_that_asked() {
+        let header = header(Op::Read, 8, 2, 5);
+        let (group, volume) = (GroupId([5; 16]), VolumeId([6; 16]));
+        let blocks = [7; 1024];
+        let mut bytes = encode_given(group, volume, &header, &blocks).unwrap().to_vec();
+        bytes.extend_from_slice(&blocks);
+        let what = Announced::Given { group, volume, header };
+        assert_eq!(decode(&bytes), Ok(Decoded::Frame { what, payload: &blocks, consumed: bytes.len() }));
+        assert_eq!(
+            encode_given(group, volume, &header, &blocks[1..]),
+            Err(FrameError::Length { found: 1023, wanted: 1024 })
+        );
+        let write = FrameHeader { op: Op::Write, ..header };
+        assert_eq!(encode_given(group, volume, &write, &blocks), Err(FrameError::Op(1)));
     }
 
     #[test]

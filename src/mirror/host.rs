@@ -215,6 +215,7 @@ impl Volume {
         let slot = command.slot;
         match stage {
             Stage::Comparing => self.compared(slot, result, cx, out),
+            Stage::Mending => self.mended(slot, result, cx, out),
             Stage::Running if local.is_none() => {
                 self.commands.get(slot).local = Some(result);
                 if mutation::on(Mutation::T12ActivityClearedEarly) {
@@ -246,6 +247,9 @@ impl Volume {
             self.answer(slot, Outcome::Aborted, out);
             return self.finish(slot, cx, out);
         }
+        if result == StoreResult::Failed && self.may_fetch(slot) {
+            return self.begin_fetch(slot, cx, out);
+        }
         let command = self.commands.get(slot);
         command.decided = match result {
             StoreResult::Done => return self.proceed(slot, cx, out),
@@ -274,7 +278,8 @@ impl Volume {
             Stage::Marking => self.proceed(slot, cx, out),
             Stage::Running => self.evaluate(slot, cx, out),
             Stage::Failed => self.settle_failed(slot, cx, out),
-            Stage::Vacant | Stage::Parked | Stage::Comparing | Stage::Freed => {}
+            Stage::Fetching => self.fetch(slot, cx, out),
+            Stage::Vacant | Stage::Parked | Stage::Comparing | Stage::Mending | Stage::Freed => {}
         }
     }
 
@@ -296,6 +301,9 @@ impl Volume {
         }
         let Some(result) = local else { return };
         if !op.writes() {
+            if op == Op::Read && result == StoreResult::Failed && self.may_fetch(slot) {
+                return self.begin_fetch(slot, cx, out);
+            }
             let outcome = read_outcome(op, result);
             if outcome != Outcome::Good {
                 self.store_has_failed(cx, out);
@@ -382,7 +390,7 @@ impl Volume {
     }
 
     /// The check right before the answer (rule 6), and the answer.
-    fn conclude(&mut self, slot: u32, outcome: Outcome, cx: Context, out: &mut Vec<VolumeAction>) {
+    pub(super) fn conclude(&mut self, slot: u32, outcome: Outcome, cx: Context, out: &mut Vec<VolumeAction>) {
         let &Command { answered, tenure, .. } = self.commands.at(slot);
         if !answered {
             let check = self.check_answer(tenure, cx.now);
@@ -408,7 +416,7 @@ impl Volume {
     }
 
     /// The command is over, its answer given.
-    fn finish(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+    pub(super) fn finish(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         debug_assert!(self.commands.at(slot).answered, "over without an answer");
         self.leave(slot);
         self.unmark(slot, cx);
@@ -422,7 +430,7 @@ impl Volume {
     }
 
     /// Leaves the ledger; what waited only for this one becomes ready.
-    fn leave(&mut self, slot: u32) {
+    pub(super) fn leave(&mut self, slot: u32) {
         let command = self.commands.get(slot);
         if !core::mem::replace(&mut command.in_ledger, false) {
             return;
@@ -510,10 +518,10 @@ impl Volume {
     pub(super) fn refuse(&mut self, slot: u32, why: Refusal, cx: Context, out: &mut Vec<VolumeAction>) {
         self.answer(slot, Outcome::Refused(why), out);
         match self.commands.at(slot).stage {
-            Stage::Parked | Stage::Queued | Stage::Marking => self.finish(slot, cx, out),
+            Stage::Parked | Stage::Queued | Stage::Marking | Stage::Fetching => self.finish(slot, cx, out),
             Stage::Running => self.evaluate(slot, cx, out),
             Stage::Failed => self.settle_failed(slot, cx, out),
-            Stage::Comparing | Stage::Vacant | Stage::Freed => {}
+            Stage::Comparing | Stage::Mending | Stage::Vacant | Stage::Freed => {}
         }
     }
 
@@ -534,7 +542,13 @@ impl Volume {
             Stage::Running if mutation::on(Mutation::R9AbortConfirmedEarly) => {
                 self.answer(slot, Outcome::Aborted, out);
             }
-            Stage::Comparing | Stage::Running | Stage::Failed | Stage::Vacant | Stage::Freed => {}
+            Stage::Comparing
+            | Stage::Running
+            | Stage::Fetching
+            | Stage::Mending
+            | Stage::Failed
+            | Stage::Vacant
+            | Stage::Freed => {}
         }
         self.settle(cx, out);
     }

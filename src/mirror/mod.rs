@@ -13,6 +13,7 @@ pub mod frame;
 mod host;
 mod map;
 mod map_page;
+mod mend;
 mod office;
 mod overlap;
 mod regions;

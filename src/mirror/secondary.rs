@@ -183,8 +183,8 @@ impl Volume {
         }
         !self.is_primary()
             && !wrong_tenure
-            && header.op.writes()
-            && header.op != Op::CompareAndWrite
+            && !matches!(header.op, Op::CompareAndWrite | Op::Flush)
+            && (header.op != Op::Read || header.extent.blocks <= Limits::FETCH_BLOCKS_MAX)
             && inside
             && (header.session == session || mutation::on(Mutation::T11OldSessionTaken))
     }
@@ -214,7 +214,11 @@ impl Volume {
         if current {
             self.applies.running_now -= 1;
             let FrameHeader { session, sequence, .. } = header;
-            out.push(VolumeAction::Acknowledge { lane, session, sequence, result: Some(result) });
+            out.push(if header.op == Op::Read && result == StoreResult::Done {
+                VolumeAction::Give { apply, lane, header }
+            } else {
+                VolumeAction::Acknowledge { lane, session, sequence, result: Some(result) }
+            });
         }
         let mut at = 0;
         while let Some(&slot) = self.applies.ready.get(at) {

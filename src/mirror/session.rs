@@ -13,7 +13,7 @@ use super::volume::Volume;
 /// command's slot, or with `COPY_BIT` a copy's slot and frame. So the peer's answer finds its
 /// command without a search.
 const TARGET_BITS: u32 = 20;
-const TARGET_MASK: u64 = (1 << TARGET_BITS) - 1;
+pub(super) const TARGET_MASK: u64 = (1 << TARGET_BITS) - 1;
 
 #[derive(Clone, Debug)]
 pub(super) struct Session {
@@ -26,13 +26,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn sequence(&mut self, target: u64) -> u64 {
+    pub fn sequence(&mut self, target: u64) -> u64 {
         self.counter += 1;
         self.counter << TARGET_BITS | target
     }
 
     /// The caller's own lane when it is up, else one after the other.
-    fn pick(&mut self, own: Option<LaneId>) -> Option<LaneId> {
+    pub fn pick(&mut self, own: Option<LaneId>) -> Option<LaneId> {
         if let Some(lane) = own.filter(|lane| self.lanes.contains(lane)) {
             return Some(lane);
         }
@@ -87,9 +87,16 @@ impl Volume {
     /// Sends what is in flight and was not sent in this session, in the order it started.
     fn send_unsent(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         let mut order = self.in_order();
-        order.retain(|&slot| self.commands.at(slot).must_be_mirrored());
+        order.retain(|&slot| {
+            let command = self.commands.at(slot);
+            command.must_be_mirrored() || command.stage == Stage::Fetching
+        });
         order.sort_unstable_by_key(|&slot| self.commands.at(slot).started);
         for &slot in &order {
+            if self.commands.at(slot).stage == Stage::Fetching {
+                self.ask(slot, cx, out);
+                continue;
+            }
             let hopeless = self.commands.at(slot).local.is_some_and(|local| local != StoreResult::Done);
             if !hopeless && !mutation::on(Mutation::R14NotSentAgain) {
                 self.send(slot, cx, out);
@@ -159,6 +166,10 @@ impl Volume {
             let asked = |command: &Command| matches!(command.mirror, Mirror::Sent { sequence: sent, .. } if sent == sequence);
             if !command.is_some_and(asked) {
                 return;
+            }
+            if self.commands.at(slot).stage == Stage::Fetching {
+                self.unreadable(slot, cx, out);
+                return self.settle(cx, out);
             }
             self.commands.get(slot).mirror = Mirror::Acked(result);
             if result != StoreResult::Done {

@@ -19,6 +19,13 @@ pub enum LaneFrame {
         header: FrameHeader,
         data: Buffer,
     },
+    /// Blocks that the peer's `Read` asked for, under its header.
+    Given {
+        group: GroupId,
+        volume: VolumeId,
+        header: FrameHeader,
+        data: Buffer,
+    },
     Acknowledge {
         volume: VolumeId,
         session: SessionId,

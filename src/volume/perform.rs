@@ -14,6 +14,7 @@ use crate::store::{Durability, Handle};
 use crate::sys::buffer::Buffer;
 
 use super::lane::{LaneFrame, LaneOut};
+use super::mend;
 use super::shell::{Effects, Volume};
 use super::thread::{DataThread, Job};
 use super::work::Work;
@@ -97,6 +98,31 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
             if let Some(out) = thread.lane(lane) {
                 out.push(LaneFrame::Acknowledge { volume: volume.id(), session, sequence, result });
             }
+        }
+        Work::Give { group, lane, header, data } => {
+            if let Some(out) = thread.lane(lane) {
+                out.push(LaneFrame::Given { group, volume: volume.id(), header, data });
+            }
+        }
+        Work::Lend { apply, extent } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.lent(apply, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
+                let read = handle.read(extent).await;
+                move |effects: &mut Effects| volume.lent(apply, read, effects)
+            });
+        }
+        Work::Mend { command, extent, data } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.mended(command, StoreResult::Failed, next);
+                return;
+            };
+            run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
+                let result = mend::mend(&volume, &handle, extent, &data).await;
+                move |effects: &mut Effects| volume.mended(command, result, effects)
+            });
         }
         Work::Local { command, request, data } => {
             let Some(handle) = thread.handle(volume) else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::arbitration::GroupId;
-use crate::block::{Op, Outcome, Request, StoreResult};
+use crate::block::{BLOCK, Extent, Op, Outcome, Request, StoreResult};
 use crate::mirror::{
     self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, VolumeAction,
     VolumeId,
@@ -17,6 +17,7 @@ use crate::time::Time;
 
 use super::keeping::Keeping;
 use super::latency;
+use super::mend::Mending;
 use super::perform;
 use super::thread::{DataThread, Mailboxes};
 use super::work::Work;
@@ -30,6 +31,8 @@ pub trait Listener: Send + Sync + fmt::Debug {
     fn persist_map(&self, volume: &Volume);
     /// The image of the copy as it was is to be removed ([`Volume::release_image`]).
     fn release_image(&self, volume: &Volume);
+    /// Something could not be read here, and was answered with the peer's data.
+    fn read_failed(&self, volume: &Volume, mending: Mending);
 }
 
 /// A volume; clones name the same one.
@@ -75,6 +78,8 @@ struct Pending {
     /// The data thread that submitted it; its local I/O runs there.
     thread: usize,
     submitted: Time,
+    /// What the peer gave for what could not be read here, and which blocks they are.
+    fetched: Option<(Extent, Buffer)>,
 }
 
 /// What a call into the core brought about, to be done without the lock.
@@ -191,6 +196,55 @@ impl Volume {
         self.with(|core, context, out| core.mirror_acked(session, sequence, result, context, out));
     }
 
+    /// Blocks that this volume asked the peer for.
+    pub fn given(&self, header: FrameHeader, data: Buffer) {
+        let mut effects = Effects::default();
+        self.call(&mut effects, |inner, context, out| {
+            if let Some(command) = inner.core.fetched(header, context, out)
+                && let Some(pending) = inner.pending_mut(command)
+            {
+                pending.fetched = Some((header.extent, data));
+            }
+        });
+        perform::carry_out(self, effects);
+    }
+
+    /// What the peer asked for was read.
+    pub(super) fn lent(&self, apply: ApplyId, read: Result<Buffer, StoreResult>, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| {
+            let mut result = StoreResult::Done;
+            match read {
+                // Taken from there by the core's `Give`, if one comes of this.
+                Ok(data) => {
+                    if let Some(Some((_, kept))) = inner.applies.get_mut(apply.slot() as usize) {
+                        *kept = data;
+                    }
+                }
+                Err(failed) => result = failed,
+            }
+            inner.core.applied(apply, result, context, out);
+            if !out
+                .iter()
+                .any(|action| matches!(action, VolumeAction::Give { apply: of, .. } if *of == apply))
+            {
+                inner.free_apply(apply);
+            }
+        });
+    }
+
+    /// The peer's blocks were written over what could not be read, or could not be.
+    pub(super) fn mended(&self, command: CommandId, result: StoreResult, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| {
+            if let Some(pending) = inner.pending_mut(command)
+                && let Some((from, blocks)) = pending.fetched.take()
+                && pending.request.op == Op::Read
+            {
+                pending.data = part(&blocks, from, pending.request.extent);
+            }
+            inner.core.local_done(command, result, context, out);
+        });
+    }
+
     pub(super) fn local_done(
         &self,
         command: CommandId,
@@ -217,6 +271,10 @@ impl Volume {
 
     pub(super) fn copy_sent(&self, copy: CopyId, frames: Result<u32, CopyFailed>, effects: &mut Effects) {
         self.call(effects, |inner, context, out| inner.core.copy_sent(copy, frames, context, out));
+    }
+
+    pub(super) fn tell_of_mending(&self, mending: Mending) {
+        self.0.listener.read_failed(self, mending);
     }
 
     /// Tells the listener what the effects ask for.
@@ -246,7 +304,7 @@ impl BlockVolume for Volume {
             let command = inner.core.submit(request, context, out)?;
             let thread = DataThread::current_index().unwrap_or(0);
             let submitted = context.now.grantor;
-            inner.keep(Pending { command, request, data, reply, thread, submitted });
+            inner.keep(Pending { command, request, data, reply, thread, submitted, fetched: None });
             Ok(command)
         });
         match taken {
@@ -328,6 +386,19 @@ impl Inner {
                         effects.work.push((work, mailboxes.thread_of(lane)));
                     }
                 }
+                VolumeAction::Fetch { lane, header, .. } => {
+                    let Some(group) = self.group else { continue };
+                    let work = Work::Mirror { group, lane, header, data: Buffer::empty() };
+                    effects.work.push((work, mailboxes.thread_of(lane)));
+                }
+                VolumeAction::Mend { command } => {
+                    if let Some(pending) = self.pending_mut(command)
+                        && let Some((extent, data)) = pending.fetched.clone()
+                    {
+                        let work = Work::Mend { command, extent, data };
+                        effects.work.push((work, here.unwrap_or(pending.thread)));
+                    }
+                }
                 VolumeAction::Answer { command, outcome } => {
                     if let Some(pending) = self.pending_mut(command) {
                         latency::answered(pending.submitted, now);
@@ -350,6 +421,16 @@ impl Inner {
                     let Some(group) = self.group else { continue };
                     effects.work.push((Work::Copy { group, copy, lane, header }, mailboxes.thread_of(lane)));
                 }
+                VolumeAction::Apply { apply, lane, header } if header.op == Op::Read => {
+                    let work = Work::Lend { apply, extent: header.extent };
+                    effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
+                }
+                VolumeAction::Give { apply, lane, header } => {
+                    let Some(data) = self.free_apply(apply) else { continue };
+                    let Some(group) = self.group else { continue };
+                    let work = Work::Give { group, lane, header, data };
+                    effects.work.push((work, mailboxes.thread_of(lane)));
+                }
                 VolumeAction::Apply { apply, lane, header } => {
                     let slot = self.applies.get(apply.slot() as usize).and_then(Option::as_ref);
                     if let Some((_, data)) = slot.filter(|(id, _)| *id == apply) {
@@ -368,5 +449,15 @@ impl Inner {
                 VolumeAction::Poke => effects.poke = true,
             }
         }
+    }
+}
+
+/// The bytes of `extent` out of the blocks of `from`, which covers it.
+fn part(blocks: &Buffer, from: Extent, extent: Extent) -> Buffer {
+    let first = extent.lba.saturating_sub(from.lba).saturating_mul(u64::from(BLOCK));
+    let range = usize::try_from(first).ok().zip(usize::try_from(extent.bytes()).ok());
+    match range.and_then(|(first, len)| Some(first..first.checked_add(len)?)) {
+        Some(range) if range.end <= blocks.len() => blocks.slice(range),
+        _ => Buffer::empty(),
     }
 }

@@ -1,7 +1,7 @@
 //! A core's actions together with the payloads they need, ready to be carried out on a thread.
 
 use crate::arbitration::GroupId;
-use crate::block::{Request, StoreResult};
+use crate::block::{Extent, Request, StoreResult};
 use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId};
 use crate::sys::buffer::Buffer;
 
@@ -18,6 +18,12 @@ pub enum Work {
     Copy { group: GroupId, copy: CopyId, lane: LaneId, header: FrameHeader },
     /// A frame of the peer into this copy; what it overwrites is kept first in image `keep`, if any.
     Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64> },
+    /// A question of the peer for blocks of this copy.
+    Lend { apply: ApplyId, extent: Extent },
+    /// The blocks that the peer asked for.
+    Give { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer },
+    /// The peer's blocks over what of their extent cannot be read here.
+    Mend { command: CommandId, extent: Extent, data: Buffer },
     /// The end of a frame to the peer. `None`: refused.
     Acknowledge { lane: LaneId, session: SessionId, sequence: u64, result: Option<StoreResult> },
 }

@@ -194,11 +194,14 @@ impl World {
                 let Use::Lane(lane) = of else { return };
                 self.frame_arrived(a, lane, usize::from(volume), header, payload);
             }
+            Item::Message(Message::Given { volume, header, payload }) => {
+                let Use::Lane(lane) = of else { return };
+                self.lane_answered(a, lane);
+                self.given_arrived(a, lane, usize::from(volume), header, payload);
+            }
             Item::Message(Message::Ack { volume, session, sequence, result }) => {
                 let Use::Lane(lane) = of else { return };
-                let watch = &mut self.arrays[a].lane_watch[usize::from(lane)];
-                watch.unacknowledged = watch.unacknowledged.saturating_sub(1);
-                (watch.since, watch.moved) = (self.now, self.now);
+                self.lane_answered(a, lane);
                 self.ack_arrived(a, lane, usize::from(volume), session, sequence, result);
             }
             Item::Message(Message::Host(message)) => self.host_message(a, connection, message),
@@ -230,6 +233,12 @@ impl World {
         // A makes the connections between the arrays, each array its own to the witness.
         let maker = if of == Use::Witness { a } else { A };
         self.connect_later(maker, of);
+    }
+
+    fn lane_answered(&mut self, a: usize, lane: u16) {
+        let watch = &mut self.arrays[a].lane_watch[usize::from(lane)];
+        watch.unacknowledged = watch.unacknowledged.saturating_sub(1);
+        (watch.since, watch.moved) = (self.now, self.now);
     }
 
     /// A frame goes out on a lane.

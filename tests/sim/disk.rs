@@ -3,7 +3,7 @@
 //! Files of `data_dir`: a write is durable when it completes; until then a crash may lose, keep or
 //! tear it.
 
-use twinlun::block::{Extent, StoreResult};
+use twinlun::block::{BLOCKS_PER_PHYSICAL, Extent, StoreResult};
 
 use crate::layout::{Payload, Stamp, neighbours, span};
 use crate::prng::Prng;
@@ -12,6 +12,8 @@ use crate::prng::Prng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner<C, A, K> {
     Command(C),
+    /// The peer's blocks over what could not be read.
+    Mend(C),
     Apply(A),
     Copy(K),
 }
@@ -71,13 +73,16 @@ pub type IoId = u32;
 pub struct Store<O> {
     /// Content of each volume's blocks of interest.
     pub volumes: Vec<Vec<Stamp>>,
+    /// First blocks of the physical blocks that cannot be read until they are written whole, by volume.
+    pub bad: Vec<Vec<u64>>,
     slots: Vec<Option<Io<O>>>,
     free: Vec<IoId>,
 }
 
 impl<O: Copy> Store<O> {
     pub fn new(volumes: usize, blocks: usize) -> Self {
-        Self { volumes: vec![vec![0; blocks]; volumes], slots: Vec::new(), free: Vec::new() }
+        let (bad, slots, free) = (vec![Vec::new(); volumes], Vec::new(), Vec::new());
+        Self { volumes: vec![vec![0; blocks]; volumes], bad, slots, free }
     }
 
     pub fn begin(&mut self, owner: O, volume: u8, kind: Kind, extent: Extent, payload: Payload) -> IoId {
@@ -109,6 +114,15 @@ impl<O: Copy> Store<O> {
     /// The kernel has it: a read-modify-write reads what is around now.
     pub fn submitted(&mut self, id: IoId) {
         let Some(Some(io)) = self.slots.get_mut(id as usize) else { return };
+        let bad = &self.bad[usize::from(io.volume)];
+        let reads = if io.kind == Kind::Write { io.extent } else { io.extent.physical() };
+        let met = bad.iter().map(|lba| Extent::new(*lba, BLOCKS_PER_PHYSICAL)).any(|block| {
+            let covered = reads.lba <= block.lba && block.end() <= reads.end();
+            reads.overlaps(block) && (io.kind != Kind::Write || !covered)
+        });
+        if met && io.result == StoreResult::Done {
+            io.result = StoreResult::Failed;
+        }
         if io.kind != Kind::Write {
             return;
         }
@@ -158,6 +172,9 @@ impl<O: Copy> Store<O> {
                     }
                     return (io.torn != 0).then_some((io.volume, io.payload));
                 }
+                let written = io.extent;
+                self.bad[usize::from(io.volume)]
+                    .retain(|lba| !(written.lba <= *lba && lba + BLOCKS_PER_PHYSICAL <= written.end()));
                 if let Some(around) = io.around {
                     for (index, stamp) in around.iter() {
                         blocks[index] = stamp;

@@ -1,11 +1,18 @@
 //! What goes wrong: random faults by the plan's weights, each undone after a while, and scripted
 //! starts. At the end everything is healed.
 
+use twinlun::block::BLOCKS_PER_PHYSICAL;
+
 use crate::absent::Loss;
 use crate::disk::Failure;
 use crate::host::MS;
+use crate::layout;
 use crate::network::{A, B, Cut, FIRST_HOST, Process, Use, WITNESS};
+use crate::prng::Prng;
 use crate::world::{Event, Phase, World};
+
+/// Begins the stream of chance for sectors that fail.
+const SECTORS: u64 = 0x5ec7_0125;
 
 /// A thing that is done at an instant: by chance, by its undoing, or by a script.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,6 +112,12 @@ pub enum Step {
     DiskWorks {
         array: usize,
     },
+    /// A physical block, the one of this block of interest, cannot be read until it is written whole.
+    SectorFails {
+        array: usize,
+        volume: usize,
+        index: usize,
+    },
     /// By now some array must serve the group.
     MustServe {
         group: usize,
@@ -146,6 +159,24 @@ impl World {
         }
         self.queue.push(self.plan.faults_until, Event::Heal);
         self.next_fault();
+    }
+
+    /// Read errors of single sectors, in one of eight seeds. Drawn from a source of their own: the
+    /// other seeds stay what they are.
+    pub fn plan_bad_sectors(&mut self, seed: u64) {
+        let mut rng = Prng::new(seed ^ SECTORS);
+        if rng.below(8) != 0 || self.script.is_some() || self.plan.only_witness {
+            return;
+        }
+        let every = rng.pick(&[50 * MS, 300 * MS, 2000 * MS]);
+        let mut at = self.plan.calm / 2;
+        while at < self.plan.faults_until {
+            let array = rng.below(2) as usize;
+            let volume = rng.below(self.plan.volumes.len() as u64) as usize;
+            let index = rng.below(self.plan.regions * layout::PER_REGION as u64) as usize;
+            self.at(at, Step::SectorFails { array, volume, index });
+            at += rng.between(1, every * 2);
+        }
     }
 
     fn next_fault(&mut self) {
@@ -358,6 +389,13 @@ impl World {
             Step::MustProgress { group } => self.must_progress(group),
             Step::DiskFails { array, how } => self.arrays[array].disk_failure = Some(how),
             Step::DiskWorks { array } => self.arrays[array].disk_failure = None,
+            Step::SectorFails { array, volume, index } => {
+                let lba = layout::lba(index) / BLOCKS_PER_PHYSICAL * BLOCKS_PER_PHYSICAL;
+                let bad = &mut self.arrays[array].store.bad[volume];
+                if !bad.contains(&lba) {
+                    bad.push(lba);
+                }
+            }
         }
         self.drain_due();
     }
@@ -383,6 +421,7 @@ impl World {
         };
         for array in 0..2 {
             self.arrays[array].disk_failure = None;
+            self.arrays[array].store.bad.iter_mut().for_each(Vec::clear);
             self.resume_array(array);
             if self.away == Away::Array(array) {
                 self.crash_array(array, false);

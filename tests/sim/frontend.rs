@@ -58,6 +58,7 @@ impl World {
                                 request,
                                 payload,
                                 expected,
+                                fetched: None,
                                 answered: false,
                                 aborting: false,
                                 arrived,

@@ -39,6 +39,15 @@ impl Payload {
         self.span.range().zip(self.stamps.iter().copied())
     }
 
+    /// The content of a span inside this one.
+    pub fn part(&self, span: Span) -> Self {
+        let mut part = Self { span, ..Self::default() };
+        for (index, stamp) in self.iter().filter(|(index, _)| span.range().contains(index)) {
+            part.stamps[index - usize::from(span.first)] = stamp;
+        }
+        part
+    }
+
     pub fn uniform(span: Span, stamp: Stamp) -> Self {
         Self { span, stamps: [stamp; PAYLOAD_MAX] }
     }

@@ -2,7 +2,7 @@
 //! out on simulated disks and lanes, and the abort and reinstatement duties of a front end.
 
 use twinlun::arbitration::Tenure;
-use twinlun::block::{Op, Request, StoreResult};
+use twinlun::block::{Extent, Op, Request, StoreResult};
 use twinlun::mirror::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, DirtyMap, FrameHeader, Geometry, LaneId, Limits,
     MapPage, SessionId, Volume, VolumeAction, VolumeId,
@@ -26,6 +26,8 @@ pub struct Command {
     pub payload: Payload,
     /// First half of a COMPARE AND WRITE.
     pub expected: Payload,
+    /// What the peer gave for what could not be read here.
+    pub fetched: Option<(Extent, Payload)>,
     /// Answered to the host, or aborted.
     pub answered: bool,
     /// ABORT TASK waits for its end.
@@ -155,6 +157,25 @@ impl World {
                 let payload = Payload { span: span(header.extent), ..c.payload };
                 self.send_frame(a, v, lane, header, payload);
             }
+            VolumeAction::Fetch { lane, header, .. } => {
+                let nothing = Payload { span: span(header.extent), ..Payload::default() };
+                self.send_frame(a, v, lane, header, nothing);
+            }
+            VolumeAction::Mend { command } => {
+                let Some((extent, payload)) = self.command(a, v, command).and_then(|c| c.fetched) else {
+                    return self.violate("a mending without the peer's blocks".into());
+                };
+                self.begin_io(a, v, Owner::Mend(command), Kind::Write, extent, payload);
+            }
+            VolumeAction::Give { apply, lane, header } => {
+                let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
+                let Some(held) = held.filter(|h| h.id == apply) else { return };
+                self.drop_applying(a, v, apply);
+                if let Some(connection) = self.arrays[a].lane(lane.0) {
+                    let given = Message::Given { volume: v as u8, header, payload: held.payload };
+                    self.send(connection, a, given);
+                }
+            }
             VolumeAction::Answer { command, outcome } => self.answer(a, v, command, outcome),
             VolumeAction::Free { command } => {
                 let shell = &mut self.arrays[a].volumes[v];
@@ -173,7 +194,8 @@ impl World {
             VolumeAction::Apply { apply, header, .. } => {
                 let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
                 let Some(held) = held.filter(|h| h.id == apply) else { return };
-                self.begin_io(a, v, Owner::Apply(apply), Kind::Write, header.extent, held.payload);
+                let kind = if header.op == Op::Read { Kind::Read } else { Kind::Write };
+                self.begin_io(a, v, Owner::Apply(apply), kind, header.extent, held.payload);
             }
             VolumeAction::Discard { apply } => self.drop_applying(a, v, apply),
             VolumeAction::Acknowledge { lane, session, sequence, result } => {
@@ -288,6 +310,29 @@ impl World {
                 }
                 self.with_volume(a, v, thread, |core, cx, out| core.local_done(command, io.result, cx, out));
             }
+            Owner::Mend(command) => {
+                let slot = command.slot() as usize;
+                if let Some(Some(c)) = self.arrays[a].volumes[v].commands.get_mut(slot)
+                    && c.id == command
+                    && let Some((_, blocks)) = c.fetched.take()
+                    && c.request.op == Op::Read
+                {
+                    c.expected = blocks.part(span(c.request.extent));
+                }
+                let thread = self.any_thread(a);
+                self.with_volume(a, v, thread, |core, cx, out| core.local_done(command, io.result, cx, out));
+            }
+            Owner::Apply(apply) if io.kind == Kind::Read => {
+                let slot = apply.slot() as usize;
+                if let Some(Some(held)) = self.arrays[a].volumes[v].applying.get_mut(slot)
+                    && held.id == apply
+                {
+                    held.payload = io.payload;
+                }
+                let thread = self.any_thread(a);
+                self.with_volume(a, v, thread, |core, cx, out| core.applied(apply, io.result, cx, out));
+                self.drop_applying(a, v, apply);
+            }
             Owner::Apply(apply) => {
                 self.drop_applying(a, v, apply);
                 let thread = self.any_thread(a);
@@ -387,6 +432,24 @@ impl World {
                         applying.resize(slot + 1, None);
                     }
                     applying[slot] = Some(Applying { id, payload });
+                }
+            },
+        );
+    }
+
+    pub fn given_arrived(&mut self, a: usize, lane: u16, v: usize, header: FrameHeader, payload: Payload) {
+        self.with_volume_after(
+            a,
+            v,
+            lane,
+            |core, cx, out| core.fetched(header, cx, out),
+            |world, id| {
+                let Some(id) = id else { return };
+                let commands = &mut world.arrays[a].volumes[v].commands;
+                if let Some(Some(c)) = commands.get_mut(id.slot() as usize)
+                    && c.id == id
+                {
+                    c.fetched = Some((header.extent, payload));
                 }
             },
         );

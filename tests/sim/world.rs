@@ -25,6 +25,7 @@ use crate::witness::{FromWitness, ToWitness, Witness};
 pub enum Message {
     Peer(PeerText),
     Frame { volume: u8, header: FrameHeader, payload: Payload },
+    Given { volume: u8, header: FrameHeader, payload: Payload },
     Ack { volume: u8, session: SessionId, sequence: u64, result: Option<StoreResult> },
     ToWitness(ToWitness),
     FromWitness(FromWitness),
@@ -289,6 +290,7 @@ impl World {
         self.hosts_begin();
         self.faults_begin();
         self.plan_losses(self.digest);
+        self.plan_bad_sectors(self.digest);
         self.drain_due();
     }
 

@@ -1,7 +1,7 @@
 //! One array of the pair: the real core, with a disk, a map file, and threads that carry out its
 //! actions when the scheduler lets them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
 use super::world::{Frame, HOT, Image, Random};
@@ -21,6 +21,8 @@ pub struct Payload {
     /// COMPARE AND WRITE: what every block must hold.
     pub expected: u64,
     pub read: Option<Image>,
+    /// What the peer gave, and of which blocks.
+    pub fetched: Option<(Extent, Image)>,
     pub answered: bool,
     pub freed: bool,
 }
@@ -30,6 +32,7 @@ pub enum Purpose {
     Command(CommandId),
     Compare(CommandId),
     Apply(ApplyId),
+    Mend(CommandId),
     Copy { copy: CopyId, lane: LaneId, header: FrameHeader },
 }
 
@@ -53,12 +56,16 @@ pub struct Array {
     pub side: Side,
     pub volume: Option<Volume>,
     pub disk: Image,
+    /// First blocks of physical blocks that cannot be read until they are written whole.
+    pub bad: BTreeSet<u64>,
     pub map_file: Vec<u8>,
     pub map_write: Option<(MapGeneration, Vec<MapPage>)>,
     pub threads: [VecDeque<VolumeAction>; 2],
     pub ios: Vec<Io>,
     pub payloads: BTreeMap<CommandId, Payload>,
     pub applies: BTreeMap<ApplyId, Frame>,
+    /// What the peer asked for and was read.
+    pub lent: BTreeMap<ApplyId, Image>,
     /// Durable: configuration known, own undecided vote, boot counter.
     pub known: Config,
     pub vote: Option<Config>,
@@ -100,6 +107,7 @@ impl Array {
         }
         self.payloads.clear();
         self.applies.clear();
+        self.lent.clear();
         self.session = None;
         self.hello = None;
         self.switching = false;
@@ -141,7 +149,15 @@ impl Array {
         if io.result.is_some() {
             return Some(self.ios.swap_remove(at));
         }
+        let whole = Extent {
+            lba: io.extent.lba / BLOCKS_PER_PHYSICAL * BLOCKS_PER_PHYSICAL,
+            blocks: io.extent.physical().blocks,
+        };
         if matches!(io.purpose, Purpose::Compare(_)) || !io.op.writes() {
+            if io.op != Op::Flush && self.bad.range(whole.lba..whole.end()).next().is_some() {
+                io.result = Some(StoreResult::Failed);
+                return None;
+            }
             let found: Image =
                 hot(io.extent).map(|lba| (lba, self.disk.get(&lba).copied().unwrap_or(0))).collect();
             let differs = matches!(io.purpose, Purpose::Compare(_))
@@ -152,13 +168,19 @@ impl Array {
         }
         if io.edges.is_none() {
             // Read-modify-write of the physical blocks at the edges.
-            let held = Extent {
-                lba: io.extent.lba / BLOCKS_PER_PHYSICAL * BLOCKS_PER_PHYSICAL,
-                blocks: io.extent.physical().blocks,
-            };
-            let edges = hot(held).filter(|lba| !(io.extent.lba..io.extent.end()).contains(lba));
+            let edges = hot(whole).filter(|lba| !(io.extent.lba..io.extent.end()).contains(lba));
             io.edges = Some(edges.map(|lba| (lba, self.disk.get(&lba).copied().unwrap_or(0))).collect());
             return None;
+        }
+        // Of a bad block that is not written whole the rest cannot be read.
+        let inside = |block: u64| io.extent.lba <= block && block + BLOCKS_PER_PHYSICAL <= io.extent.end();
+        let torn = self.bad.range(whole.lba..whole.end()).any(|block| !inside(*block));
+        let fault = fault.or(torn.then_some(StoreResult::Failed));
+        if fault.is_none() {
+            self.bad.retain(|block| !inside(*block));
+        }
+        if torn {
+            io.data.clear();
         }
         if fault.is_some() {
             io.data.retain(|_, _| random.chance(2));

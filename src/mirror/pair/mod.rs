@@ -32,7 +32,7 @@ mod mutations {
     /// Seeds tried at most; most need a few, the slowest some thousands.
     const SEEDS: u64 = 20_000;
 
-    const BROKEN: [Mutation; 26] = [
+    const BROKEN: [Mutation; 28] = [
         Mutation::R2AnswerWithoutMirror,
         Mutation::R3AnswerAloneBeforeDrop,
         Mutation::T4JoinNotNeeded,
@@ -59,6 +59,8 @@ mod mutations {
         Mutation::R15ReadsInDoubt,
         Mutation::R17ErrorAtOnce,
         Mutation::CopyDoesNotExclude,
+        Mutation::MendFromStaleCopy,
+        Mutation::MendWithoutHold,
     ];
 
     #[test]

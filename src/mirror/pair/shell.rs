@@ -44,6 +44,29 @@ impl World {
                     return Err("a frame of the present session without payload".into());
                 }
             }
+            VolumeAction::Fetch { lane, header, .. } => {
+                self.send(side, lane, Message::Data(lane, Frame { header, data: Image::new() }));
+            }
+            VolumeAction::Mend { command } => {
+                let payload = array.payloads.get(&command).ok_or("mending of a command without payload")?;
+                let (extent, data) = payload.fetched.clone().ok_or("mending without the peer's blocks")?;
+                let (op, expected) = (Op::Write, 0);
+                array.ios.push(Io {
+                    purpose: Purpose::Mend(command),
+                    op,
+                    extent,
+                    data,
+                    expected,
+                    edges: None,
+                    result: None,
+                    found: None,
+                    slow,
+                });
+            }
+            VolumeAction::Give { apply, lane, header } => {
+                let blocks = array.lent.remove(&apply).ok_or("given twice, or not read")?;
+                self.send(side, lane, Message::Given(header, blocks));
+            }
             VolumeAction::Answer { command, outcome } => self.answered(side, command, outcome)?,
             VolumeAction::Free { command } => {
                 let payload = array.payloads.get_mut(&command).filter(|payload| !payload.freed);
@@ -178,8 +201,25 @@ impl World {
                 }
                 self.call(side, |volume, cx, out| volume.local_done(command, result, cx, out));
             }
+            Purpose::Mend(command) => {
+                if let Some(payload) = array.payloads.get_mut(&command)
+                    && let Some((_, blocks)) = payload.fetched.take()
+                    && payload.op == Op::Read
+                {
+                    let wanted = |lba: &u64| (payload.extent.lba..payload.extent.end()).contains(lba);
+                    payload.read = Some(blocks.into_iter().filter(|(lba, _)| wanted(lba)).collect());
+                }
+                self.call(side, |volume, cx, out| volume.local_done(command, result, cx, out));
+            }
             Purpose::Apply(apply) => {
+                if let Some(found) = io.found {
+                    array.lent.insert(apply, found);
+                }
                 self.call(side, |volume, cx, out| volume.applied(apply, result, cx, out));
+            }
+            Purpose::Copy { copy, .. } if result != StoreResult::Done => {
+                let why = CopyFailed::Store;
+                self.call(side, |volume, cx, out| volume.copy_sent(copy, Err(why), cx, out));
             }
             Purpose::Copy { copy, .. } if !self.healing && self.random.chance(30) => {
                 let why = if self.random.chance(2) { CopyFailed::Store } else { CopyFailed::Lane };
@@ -230,6 +270,12 @@ impl World {
                 if let Some(id) = id {
                     // The shell stores the payload before another thread can see the action.
                     self.arrays[to].applies.insert(id, frame);
+                }
+            }
+            Message::Given(header, blocks) => {
+                let asked = self.call(to, |volume, cx, out| volume.fetched(header, cx, out));
+                if let Some(payload) = asked.and_then(|id| self.arrays[to].payloads.get_mut(&id)) {
+                    payload.fetched = Some((header.extent, blocks));
                 }
             }
             Message::Ack(session, sequence, result) => {

@@ -1,7 +1,7 @@
 //! Two arrays, lanes between them, a scheduler, and an arbiter that decides by fiat what three
 //! voters would (ARBITRATION's guards are kept, its messages are not: that is the group's part).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
 use super::array::{Array, Payload, hot};
@@ -57,6 +57,7 @@ pub struct Frame {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     Data(LaneId, Frame),
+    Given(FrameHeader, Image),
     Ack(SessionId, u64, Option<StoreResult>),
 }
 
@@ -108,12 +109,14 @@ impl World {
                 side,
                 volume: None,
                 disk: Image::new(),
+                bad: BTreeSet::new(),
                 map_file,
                 map_write: None,
                 threads: Default::default(),
                 ios: Vec::new(),
                 payloads: BTreeMap::new(),
                 applies: BTreeMap::new(),
+                lent: BTreeMap::new(),
                 known: chosen,
                 vote: None,
                 boot: 0,
@@ -172,6 +175,7 @@ impl World {
         self.healing = true;
         for side in [0, 1] {
             self.arrays[side].isolated = false;
+            self.arrays[side].bad.clear();
             self.call(side, |volume, cx, out| volume.set_copies(2, cx, out));
         }
         for _ in 0..40_000 {
@@ -349,6 +353,7 @@ impl World {
                     stamp: self.stamps,
                     expected,
                     read: None,
+                    fetched: None,
                     answered: false,
                     freed: false,
                 };
@@ -377,7 +382,12 @@ impl World {
 
     fn fault(&mut self, side: usize) {
         let primary = index(self.chosen.primary);
-        match self.random.below(36) {
+        match self.random.below(42) {
+            36..=41 => {
+                let block = HOT[self.random.below(HOT.len())] / 8 * 8;
+                self.say(|| format!("{side} cannot read {block}"));
+                self.arrays[side].bad.insert(block);
+            }
             0..=3 => {
                 self.say(|| "lane lost".into());
                 let lane = self.random.below(LANES);

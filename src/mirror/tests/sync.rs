@@ -352,7 +352,8 @@ fn the_secondary_refuses_what_no_primary_sends() {
     let good = Copyist::frame(1, 0);
     let end = geometry().blocks;
     let bad = [
-        FrameHeader { op: Op::Read, ..good },
+        FrameHeader { op: Op::Flush, ..good },
+        FrameHeader { op: Op::Read, extent: Extent::new(0, Limits::FETCH_BLOCKS_MAX + 1), ..good },
         FrameHeader { op: Op::CompareAndWrite, ..good },
         FrameHeader { extent: Extent::new(end - 7, 8), ..good },
         FrameHeader { extent: Extent::new(u64::MAX, 8), ..good },
