@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::array::Handle;
 use crate::group::SyncStatus;
-use crate::volume::RESYNC_BYTES;
+use crate::volume::{MENDED_BLOCKS, RESYNC_BYTES};
 
 /// Everything that is measured, as of now.
 pub fn render(handle: &Handle) -> String {
@@ -24,6 +24,13 @@ pub fn render(handle: &Handle) -> String {
     out += &head("twinlun_resync_bytes_total", "counter", "bytes sent by resyncs since the start");
     let resync = RESYNC_BYTES.load(std::sync::atomic::Ordering::Relaxed);
     let _ = writeln!(out, "twinlun_resync_bytes_total {resync}");
+    out += &head(
+        "twinlun_mended_blocks_total",
+        "counter",
+        "blocks of 4 KiB that could not be read here and were written anew with the other array's data",
+    );
+    let mended = MENDED_BLOCKS.load(std::sync::atomic::Ordering::Relaxed);
+    let _ = writeln!(out, "twinlun_mended_blocks_total {mended}");
     out += &head("twinlun_group_serving", "gauge", "1: this array serves the group");
     for group in objects.groups() {
         let serves = views.get(&group.group_id()).is_some_and(|view| view.reason.is_none());

@@ -129,6 +129,10 @@ impl Handle {
         if self.inner.io.direct().is_some() || !self.holds(extent) {
             return None;
         }
+        #[cfg(feature = "testing")]
+        if super::fault::read_fails(self.inner.file.path(), extent) {
+            return None;
+        }
         let mut buffer = Buffer::with_len(usize::try_from(extent.bytes()).ok()?);
         let bytes = buffer.as_mut_slice()?;
         (bytes.is_empty() || self.inner.io.try_read_now(bytes, extent.offset())).then_some(buffer)
@@ -146,6 +150,10 @@ impl Handle {
             return Ok(Buffer::empty());
         }
         let whole = self.widened(extent);
+        #[cfg(feature = "testing")]
+        if super::fault::read_fails(self.inner.file.path(), whole) {
+            return Err(self.failed("read", extent, &io::Error::other("a bad block, for the test")));
+        }
         let read = match usize::try_from(whole.bytes()) {
             Ok(len) => self.inner.io.read(Buffer::with_len(len), whole.offset()).await,
             Err(_) => Err(io::ErrorKind::InvalidInput.into()),
@@ -186,6 +194,10 @@ impl Handle {
     async fn write_aligned(&self, extent: Extent, data: &Buffer, durability: Durability) -> io::Result<()> {
         let stable = durability == Durability::Stable && !mutation::on(Mutation::StoreWriteNotStable);
         let whole = self.widened(extent);
+        #[cfg(feature = "testing")]
+        if !super::fault::may_write(self.inner.file.path(), extent) {
+            return Err(io::Error::other("a bad block, for the test"));
+        }
         if whole == extent {
             let data = if data.alignment() >= self.inner.memory_align {
                 data.clone()

@@ -3,6 +3,8 @@
 mod before;
 pub mod data_dir;
 mod event_file;
+#[cfg(feature = "testing")]
+mod fault;
 mod handle;
 pub mod lives;
 #[cfg(test)]

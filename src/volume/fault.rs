@@ -5,6 +5,7 @@
 //! - `stale_read:N`: after N stamped reads, one read is answered with what its block held before
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
+//! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
 
 use std::collections::HashMap;
@@ -51,7 +52,7 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall", "copy_stops"];
+            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks"];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -59,7 +60,10 @@ fn setting() -> Option<&'static (String, u64)> {
                     Some((kind, n))
                 }
                 _ => {
-                    panic!("TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N is understood")
+                    panic!(
+                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N \
+                         is understood"
+                    )
                 }
             }
         })

@@ -1,10 +1,15 @@
 //! Writing the peer's blocks over what cannot be read here (F38).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::block::{BLOCK, BLOCKS_PER_PHYSICAL, Extent, StoreResult};
 use crate::store::{Durability, Handle};
 use crate::sys::buffer::Buffer;
 
 use super::shell::Volume;
+
+/// Physical blocks written anew by this process, for `/metrics`.
+pub static MENDED_BLOCKS: AtomicU64 = AtomicU64::new(0);
 
 /// How a mending went, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,7 @@ pub(super) async fn mend(volume: &Volume, handle: &Handle, extent: Extent, data:
             return written;
         }
         mending.mended += 1;
+        MENDED_BLOCKS.fetch_add(1, Ordering::Relaxed);
     }
     volume.tell_of_mending(mending);
     StoreResult::Done

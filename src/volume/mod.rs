@@ -19,7 +19,7 @@ mod work;
 pub use completion::{Completion, CompletionQueue, ReplyTo};
 pub use keeping::{KeptImage, RollBackError};
 pub use lane::{LaneFrame, LaneOut};
-pub use mend::Mending;
+pub use mend::{MENDED_BLOCKS, Mending};
 pub use perform::{RESYNC_BYTES, run_job};
 pub use service::{BlockVolume, Submitted, Ticket};
 pub use shell::{Listener, Volume};

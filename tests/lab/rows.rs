@@ -61,7 +61,7 @@ const fn row(
     Row { id, what, array_gap_ms, host_gap_ms, expects: Expects::NothingLost, run }
 }
 
-pub const ROWS: [Row; 51] = [
+pub const ROWS: [Row; 52] = [
     row("F1", "one of the connections that carry writes breaks", Some((500, 500)), links::lane_broken),
     row(
         "F2",
@@ -175,6 +175,12 @@ pub const ROWS: [Row; 51] = [
         "both are restarted one after the other, as for an upgrade, with a switchover between",
         Some((1_000, 3_000)),
         processes::upgraded,
+    ),
+    row(
+        "F38",
+        "every 16th block of A's disk cannot be read until it is written",
+        Some((5_000, 8_000)),
+        disks::primary_cannot_read,
     ),
     row(
         "F42",

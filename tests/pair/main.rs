@@ -14,6 +14,7 @@ mod idle;
 mod management;
 mod many_pairs;
 mod operator;
+mod read_errors;
 mod site;
 mod story;
 mod tls;

@@ -87,6 +87,8 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R11VolumesStopApart, 5),
     by_chance(Mutation::R13WitnessNeeded, 36),
     by_chance(Mutation::T12AnswerForgotten, 364_440),
+    by_chance(Mutation::MendFromStaleCopy, 1),
+    by_chance(Mutation::MendWithoutHold, 1),
     by_chance(Mutation::R18LostVotesCount, 7),
     by_chance(Mutation::R18EnrolsBoth, 208),
     by_chance(Mutation::R18CopyCounts, 7),

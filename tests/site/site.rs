@@ -258,11 +258,19 @@ impl Site {
 
     /// Bytes copied by resyncs since the array started, from its metrics.
     pub fn resync_bytes(&mut self, node: Node) -> io::Result<u64> {
+        self.metric(node, "twinlun_resync_bytes_total")
+    }
+
+    /// Blocks that an array could not read and has written anew since it started.
+    pub fn mended_blocks(&mut self, node: Node) -> io::Result<u64> {
+        self.metric(node, "twinlun_mended_blocks_total")
+    }
+
+    fn metric(&mut self, node: Node, name: &str) -> io::Result<u64> {
         let said = self.metrics(node)?;
-        let line = said.lines().find(|line| line.starts_with("twinlun_resync_bytes_total"));
-        let number =
-            line.and_then(|line| line.rsplit(' ').next()).and_then(|number| number.parse::<u64>().ok());
-        number.ok_or_else(|| io::Error::other("no resync figure in /metrics"))
+        let line = said.lines().find(|line| line.split(' ').next() == Some(name));
+        let number = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        number.ok_or_else(|| io::Error::other(format!("no {name} in /metrics")))
     }
 
     fn metrics(&mut self, node: Node) -> io::Result<String> {

@@ -115,6 +115,11 @@ impl Lab {
         Ok(self.site.resync_bytes(node)?)
     }
 
+    /// Blocks that an array could not read and has written anew since it started.
+    pub fn mended_blocks(&mut self, node: Node) -> Result<u64, Error> {
+        Ok(self.site.mended_blocks(node)?)
+    }
+
     /// Regions whose content of before the resync an array keeps, of all volumes.
     pub fn kept_regions(&mut self, node: Node) -> Result<u64, Error> {
         let groups = self.site.groups(node)?;

@@ -117,3 +117,15 @@ pub fn secondary_disk_exchanged(lab: &mut Lab) -> Result<(), Error> {
     lab.start(Node::B)?;
     enrolled(lab, Node::B)
 }
+
+/// A has bad blocks all over: it answers with B's data and mends its own, and nothing changes hands.
+pub fn primary_cannot_read(lab: &mut Lab) -> Result<(), Error> {
+    lab.restart_with_fault(Node::A, "bad_blocks:16")?;
+    let before = lab.status(Node::A)?.epoch;
+    rest(Duration::from_secs(15));
+    let a = lab.status(Node::A)?;
+    check(a.serves && a.in_sync && a.epoch == before, || format!("bad blocks cost A its place: {a:?}"))?;
+    let mended = lab.mended_blocks(Node::A)?;
+    lab.note("mended_blocks", mended);
+    check(mended > 0, || String::from("nothing was mended"))
+}
