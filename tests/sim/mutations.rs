@@ -31,11 +31,11 @@ const fn scripted(mutation: Mutation, seed: u64, script: &'static Script) -> Ent
 
 /// Found by `--mutation NAME --find`, which tries seeds upwards from 1.
 pub const TABLE: &[Entry] = &[
-    by_chance(Mutation::T2GrantAfterVote, 295),
+    by_chance(Mutation::T2GrantAfterVote, 607),
     by_chance(Mutation::R2AnswerWithoutMirror, 1),
     by_chance(Mutation::R3AnswerAloneBeforeDrop, 1),
     by_chance(Mutation::T4JoinNotNeeded, 4),
-    by_chance(Mutation::T5AnsweredAloneUnmarked, 42),
+    by_chance(Mutation::T5AnsweredAloneUnmarked, 25),
     by_chance(Mutation::T9NotDrained, 14),
     by_chance(Mutation::R6NoCheckAtStart, 1),
     by_chance(Mutation::R6NoCheckAtAnswer, 13),
@@ -87,8 +87,8 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R11VolumesStopApart, 5),
     by_chance(Mutation::R13WitnessNeeded, 36),
     by_chance(Mutation::T12AnswerForgotten, 364_440),
-    by_chance(Mutation::MendFromStaleCopy, 1),
-    by_chance(Mutation::MendWithoutHold, 1),
+    by_chance(Mutation::MendFromStaleCopy, 22),
+    by_chance(Mutation::MendWithoutHold, 24),
     by_chance(Mutation::R18LostVotesCount, 7),
     by_chance(Mutation::R18EnrolsBoth, 208),
     by_chance(Mutation::R18CopyCounts, 7),
