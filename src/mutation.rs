@@ -141,6 +141,8 @@ pub enum Mutation {
     R11VolumesStopApart,
     /// Rule 13: leases by the other array do not count.
     R13WitnessNeeded,
+    /// F33: the age of a `data_dir` rises with its starts alone.
+    AgeStays,
     /// Rule 12: a blank or foreign witness votes and grants.
     R12BlankWitnessVotes,
     /// Rule 12: one array and a new witness enrol that one although both copies are in sync.

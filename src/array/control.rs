@@ -15,11 +15,13 @@ use crate::arbitration::{
 use crate::group::{Command, Event, PathView, Policy, Refused};
 use crate::link::channel::{self, Sender};
 use crate::link::lane::{LaneConnection, LaneEvent};
+use crate::link::lives;
 use crate::mirror::{LaneId, VolumeId};
+use crate::store::lives::Lives;
 use crate::store::objects::Group;
 use crate::store::records::RecordTable;
 use crate::sys::clock;
-use crate::volume::{DataThread, Mailboxes};
+use crate::volume::{self, DataThread, Mailboxes};
 use crate::wire::{self, Frame, Hello, Role};
 
 mod members;
@@ -27,6 +29,7 @@ mod pace;
 
 use pace::Pace;
 
+use super::age::Age;
 use super::events::EventLog;
 use super::groups::{GroupEntry, Views, Wish};
 use super::metadata::Metadata;
@@ -109,6 +112,9 @@ pub struct Parts {
     pub me: Side,
     pub timers: Timers,
     pub boot: u64,
+    pub age: Age,
+    /// Which lives of the other array were heard.
+    pub lives: Arc<Mutex<Lives>>,
     pub nonce: crate::group::BootNonce,
     pub metadata: Metadata,
     pub votes: Arc<Mutex<RecordTable>>,
@@ -234,6 +240,8 @@ impl Controller {
         match event {
             channel::Event::Up { connection, hello, sender } => {
                 let peer = hello.nonce;
+                // It may have risen since the hello was written.
+                sender.send(Frame::Age(self.parts.age.now()));
                 self.peer = Some(Up { connection, hello, sender });
                 self.all(|| Event::LinkUp { connection, peer });
                 self.parts.surroundings.peer_up();
@@ -268,6 +276,7 @@ impl Controller {
                             let _ = waiting.send(Some(body));
                         }
                     }
+                    Frame::Age(age) => lives::note(&self.parts.lives, &up.hello, age),
                     Frame::Hello(_)
                     | Frame::Ping(_)
                     | Frame::Pong(_)
@@ -281,6 +290,7 @@ impl Controller {
     fn witness_event(&mut self, event: channel::Event) {
         match event {
             channel::Event::Up { connection, hello, sender } => {
+                sender.send(Frame::Age(self.parts.age.now()));
                 self.witness = Some(Up { connection, hello, sender });
                 self.all(|| Event::WitnessUp { connection });
             }
@@ -404,6 +414,7 @@ impl Controller {
 
     /// Writes the votes of all these groups with one flush.
     fn persist(&self, records: BTreeMap<GroupId, (u64, VoterRecord)>) {
+        volume::note_written();
         let (votes, inputs) = (Arc::clone(&self.parts.votes), self.parts.inputs.clone());
         self.parts.metadata.run(move || {
             let bodies: Vec<_> = records
@@ -512,6 +523,18 @@ impl Controller {
         match self.witness.as_ref()?.hello.role {
             Role::Witness(incarnation) => Some(incarnation),
             Role::Array(_) => None,
+        }
+    }
+
+    /// The other array or the witness is connected.
+    pub const fn is_heard(&self) -> bool {
+        self.peer.is_some() || self.witness.is_some()
+    }
+
+    /// The age of this array's `data_dir` has risen.
+    pub fn tell_age(&self) {
+        for up in self.peer.iter().chain(&self.witness) {
+            up.sender.send(Frame::Age(self.parts.age.now()));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Assembly of one array: threads, objects, portals, groups.
 
+pub mod age;
 pub mod control;
 pub mod data;
 pub mod events;

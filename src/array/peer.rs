@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
+use super::age::Age;
 use crate::arbitration::{Connection, Side, Timers};
 use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored};
 use crate::link::dial::PAUSE;
@@ -45,6 +46,7 @@ const STRANGERS_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Link {
     pub hello: Hello,
+    pub age: Age,
     pub side: Side,
     /// The other array's name, as configured.
     pub peer_name: String,
@@ -164,7 +166,7 @@ pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
 
 async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
     let mut framed = Framed::new(Stream::dialled(address, link.tls.as_ref()).await?, Vec::new());
-    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    framed.send(&Frame::Hello(link.age.hello(&link.hello))).await?;
     let hello = framed.hello().await?;
     framed.agrees(&hello).and_then(|()| link.check(&hello)).map_err(io::Error::other)?;
     if let Err(refused) = link.admit(&hello).await {
@@ -308,7 +310,7 @@ async fn welcome(
     if let Err(refused) = known {
         return Err(channel::refuse(&mut framed, refused).await);
     }
-    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    framed.send(&Frame::Hello(link.age.hello(&link.hello))).await?;
     drop(place);
     let connection = next_connection();
     link.set_peer(Some((connection, hello.clone())));
@@ -342,6 +344,7 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: Stream, begun: Vec<u8>) -> i
 /// Keeps a connection to the witness.
 pub async fn keep_witness(
     own: Hello,
+    age: Age,
     timers: Timers,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
@@ -352,7 +355,7 @@ pub async fn keep_witness(
     loop {
         let exchanged = async {
             let mut framed = Framed::new(Stream::dialled(address, tls.as_ref()).await?, Vec::new());
-            framed.send(&Frame::Hello(own.clone())).await?;
+            framed.send(&Frame::Hello(age.hello(&own))).await?;
             let hello = framed.hello().await?;
             framed.agrees(&hello).map_err(io::Error::other)?;
             match hello.role {

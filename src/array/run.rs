@@ -28,6 +28,7 @@ use crate::tls::{Site, Tls, Whom};
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Hello, Role};
 
+use super::age::{self, Age};
 use super::control::{Controller, Input, Parts, PeerReply, Surroundings};
 use super::events::EventLog;
 use super::exports::{ExportTable, PORTAL_GROUP_TAG};
@@ -199,11 +200,15 @@ async fn serve(
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(RunError::Random)?;
     let identity = data_dir.identity();
+    let age = Age::new(identity.age);
+    let lives = Arc::new(Mutex::new(Lives::open(&config.array.data_dir, data_dir.engine())?));
     let outside = Arc::new(Mutex::new(None));
     let mut controller = Controller::new(Parts {
         me: config.side(),
         timers,
         boot: identity.boot,
+        age: age.clone(),
+        lives: Arc::clone(&lives),
         nonce: BootNonce(nonce),
         metadata: metadata.clone(),
         votes: Arc::clone(&votes.table),
@@ -258,20 +263,27 @@ async fn serve(
         log.add(name, None, format!("this array takes no part until the primary has enrolled it: {why}"));
     }
 
-    let lives = Lives::open(&config.array.data_dir, data_dir.engine())?;
     let hello = Hello {
         role: Role::Array(config.side()),
         identity: identity.uuid.into_bytes(),
         nonce: BootNonce(nonce),
-        life: identity.boot,
+        life: identity.age,
         name: config.array.name.clone(),
         system: config.system_id(),
         lanes,
     };
     let restored = Arc::new(Notify::new());
-    let links = Links { timers, hello: &hello, mailboxes: &mailboxes, inputs: &inputs, restored: &restored };
+    let links = Links {
+        timers,
+        hello: &hello,
+        age: &age,
+        mailboxes: &mailboxes,
+        inputs: &inputs,
+        restored: &restored,
+    };
     start_links(config, lives, volumes.shared(), links).await?;
     tokio::spawn(handle.clone().keep_enrolling());
+    tokio::spawn(age::keep_raising(handle.clone(), data_dir, age, metadata));
     tokio::spawn(begin_as_new(handle.clone(), restored));
     let forward = inputs.clone();
     tokio::spawn(async move {
@@ -301,6 +313,7 @@ async fn serve(
 struct Links<'a> {
     timers: Timers,
     hello: &'a Hello,
+    age: &'a Age,
     mailboxes: &'a Mailboxes,
     inputs: &'a mpsc::UnboundedSender<Input>,
     /// Told when another end knows of a later life of this array.
@@ -309,17 +322,18 @@ struct Links<'a> {
 
 async fn start_links(
     config: &ArrayConfig,
-    lives: Lives,
+    lives: Arc<Mutex<Lives>>,
     volumes: crate::link::lane::Volumes,
     links: Links<'_>,
 ) -> Result<(), RunError> {
-    let Links { timers, hello, mailboxes, inputs, restored } = links;
+    let Links { timers, hello, age, mailboxes, inputs, restored } = links;
     let own = || Site::array(&config.array.name);
     if let Some(peer) = &config.peer {
         let (channel, mut events) = mpsc::unbounded_channel();
         let (lanes, mut lane_events) = mpsc::unbounded_channel();
         let link = Arc::new(Link {
             hello: hello.clone(),
+            age: age.clone(),
             side: config.side(),
             peer_name: peer.name.clone(),
             timers,
@@ -333,7 +347,7 @@ async fn start_links(
             lanes,
             board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout)),
             present: Mutex::new(None),
-            lives: Arc::new(Mutex::new(lives)),
+            lives,
             restored: Arc::clone(restored),
         });
         let forward = inputs.clone();
@@ -380,6 +394,7 @@ async fn start_links(
             .transpose()?;
         tokio::spawn(super::peer::keep_witness(
             hello.clone(),
+            age.clone(),
             timers,
             witness.address,
             tls,

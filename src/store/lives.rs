@@ -1,7 +1,7 @@
-//! What is known of other arrays' lives: the highest start of each `data_dir` that was ever heard, durable.
+//! What is known of other arrays' lives: the highest age of each `data_dir` that was ever heard, durable.
 //!
-//! An array counts the starts of its `data_dir` and says the number in every hello. One that comes with a
-//! number heard before, in another process, was restored from a backup (or is a copy): its data lacks writes
+//! An array says how old its `data_dir` is in every hello, and when that has risen (`array::age`). One that comes
+//! with an age heard before, or a lower one, in another process, was restored from a backup (or is a copy): its data lacks writes
 //! that were acknowledged since, its votes lack what it has voted. It gets no contact, hence no lease, and no
 //! mirror session (FAILURES F33).
 
@@ -19,7 +19,7 @@ const FORMAT: Format = Format { magic: *b"TWLNLIF\0", version: 1, readable_from:
 #[derive(Debug, Error)]
 pub enum LifeError {
     #[error(
-        "the data_dir of {name} is older than one heard here before (it starts for time {found}, {known} was heard): \
+        "the data_dir of {name} is older than one heard here before (its age is {found}, {known} was heard): \
          it was restored from a backup or copied, and lacks what was written and voted since. {name} goes on as a \
          new array, and serves no group until its primary has mirrored it anew"
     )]
@@ -33,7 +33,7 @@ pub enum LifeError {
 pub struct Start {
     /// UUID of its `data_dir`.
     pub data_dir: Key,
-    /// Which start of it this is.
+    /// How old it is.
     pub number: u64,
     /// Random at each start.
     pub nonce: [u8; 16],
@@ -70,7 +70,7 @@ impl Lives {
     pub fn admit(&mut self, start: &Start) -> Result<(), LifeError> {
         let restored = |known| LifeError::Restored { name: start.name.clone(), found: start.number, known };
         match self.known.get(&start.data_dir) {
-            Some(&(life, nonce)) if life == start.number && nonce == start.nonce => return Ok(()),
+            Some(&(life, nonce)) if life >= start.number && nonce == start.nonce => return Ok(()),
             Some(&(life, _)) if life >= start.number => return Err(restored(life)),
             _ => {}
         }
@@ -107,5 +107,10 @@ mod tests {
         lives.admit(&start(5, 2)).unwrap();
         lives.admit(&Start { data_dir: [2; 16], ..start(1, 9) }).unwrap();
         lives.admit(&start(6, 3)).unwrap();
+        // It grows older while it runs; what was said before arrives late.
+        lives.admit(&start(900, 3)).unwrap();
+        lives.admit(&start(6, 3)).unwrap();
+        let error = lives.admit(&start(7, 4)).unwrap_err();
+        assert!(matches!(error, LifeError::Restored { known: 900, .. }), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task;
 
 use crate::arbitration::GroupId;
@@ -27,6 +27,22 @@ const _: () = assert!(1024 * 1024 / COPY_FRAME_BYTES <= Limits::COPY_FRAMES_MAX 
 
 /// Bytes sent by copies (resync and recovery) since the start; holes cost none.
 pub static RESYNC_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Something on this array has changed that a backup of before would lack.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this array's data, or what it has voted, changes now.
+pub fn note_written() {
+    // A cache line that every data thread reads is written to once in a while only.
+    if !WRITTEN.load(Ordering::Relaxed) {
+        WRITTEN.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Was anything written since this was asked last?
+pub fn take_written() -> bool {
+    WRITTEN.swap(false, Ordering::Relaxed)
+}
 
 /// Carries out everything; outcomes go to their queues.
 pub(super) fn carry_out(volume: &Volume, effects: Effects) {
@@ -143,6 +159,9 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 });
                 return;
             }
+            if request.op.writes() {
+                note_written();
+            }
             run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
                 let result = handle.execute(request, &data, Durability::Stable).await;
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
@@ -164,6 +183,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             let request = Request { op: header.op, extent: header.extent };
+            note_written();
             // Keeping waits for a file, whatever the volume's own lies on.
             let inline = keep.is_none() && handle.is_inline_for(request);
             run(volume, &handle, inline, next, |volume, handle| async move {

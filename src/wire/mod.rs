@@ -40,7 +40,7 @@ pub struct Hello {
     pub identity: [u8; 16],
     /// Random at each start of the sender (rule 16).
     pub nonce: BootNonce,
-    /// Starts of the sender's `data_dir`, this one included.
+    /// Age of the sender's `data_dir`: higher with each start, and within one ([`Frame::Age`]).
     pub life: u64,
     /// The sender's name, for operators.
     pub name: String,
@@ -74,6 +74,8 @@ pub enum Frame {
     },
     /// The sender does not speak to the receiver, and why; it closes the connection.
     Refused(String),
+    /// The sender's `data_dir` is so old now, durably; the receiver notes it down as that of a hello.
+    Age(u64),
     /// As `Refused`: the receiver's `data_dir` is older than one that was heard before. It can only go on as a
     /// new array (rule 18).
     Restored(String),
@@ -105,6 +107,7 @@ const REQUEST: u8 = 6;
 const REPLY: u8 = 7;
 const REFUSED: u8 = 8;
 const RESTORED: u8 = 9;
+const AGE: u8 = 10;
 
 impl Frame {
     const fn kind(&self) -> u8 {
@@ -118,6 +121,7 @@ impl Frame {
             Self::Reply { .. } => REPLY,
             Self::Refused(_) => REFUSED,
             Self::Restored(_) => RESTORED,
+            Self::Age(_) => AGE,
         }
     }
 
@@ -156,7 +160,7 @@ impl Frame {
                 w.u16(hello.lanes);
                 text(&mut w, &hello.name);
             }
-            Self::Ping(number) | Self::Pong(number) => w.u64(*number),
+            Self::Ping(number) | Self::Pong(number) | Self::Age(number) => w.u64(*number),
             Self::Batch(messages) => {
                 w.u16(u16::try_from(messages.len()).unwrap_or(u16::MAX));
                 for message in messages.iter().take(BATCH_MAX) {
@@ -181,6 +185,7 @@ impl Frame {
             HELLO => read_hello(&mut r).map(Self::Hello),
             PING => r.u64().map(Self::Ping),
             PONG => r.u64().map(Self::Pong),
+            AGE => r.u64().map(Self::Age),
             BATCH => read_batch(&mut r).map(Self::Batch),
             SESSION => read_session(&mut r),
             REQUEST | REPLY => {

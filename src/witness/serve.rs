@@ -154,6 +154,7 @@ fn disk(
 
 struct Caller {
     side: Side,
+    hello: Hello,
     sender: Sender,
 }
 
@@ -243,12 +244,17 @@ async fn serve(
                     // Checked by `welcome`: only arrays come this far.
                     if let Role::Array(side) = hello.role {
                         tracing::info!(array = hello.name, %side, "an array is connected");
-                        callers.insert(connection, Caller { side, sender });
+                        callers.insert(connection, Caller { side, hello, sender });
                     }
                 }
                 Some(Event::Frame { connection, frame: Frame::Batch(batch) }) => {
                     if let Some(caller) = callers.get(&connection) {
                         core.receive(caller.side, connection, &batch, clock::now(), &mut actions);
+                    }
+                }
+                Some(Event::Frame { connection, frame: Frame::Age(age) }) => {
+                    if let Some(caller) = callers.get(&connection) {
+                        lives::note(&lives, &caller.hello, age);
                     }
                 }
                 Some(Event::Frame { .. }) => {}
