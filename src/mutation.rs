@@ -169,6 +169,16 @@ pub enum Mutation {
     T9GateBeforeDrain,
     /// T14: a primary that stops or whose disk fails can only switch over.
     T14NoHandOver,
+    /// F22, F23: what the probes of the disks say is not heard.
+    ProbeIgnored,
+    /// F22: a probe that missed its deadline counts as a good one when it ends after all.
+    LateProbeCounts,
+    /// F23: an array is promoted although its disk is known to be bad.
+    BadDiskPromoted,
+    /// F22, F23: an array whose disk keeps failing is caught up as soon as at the first time.
+    NoHysteresis,
+    /// F24: an array that keeps being dropped is caught up as soon as at the first time.
+    RejoinDelayStays,
     /// T14: a secondary waits for a linked primary that asks for no lease any more.
     T14SilenceIsNoLoss,
     /// T12: what was written alone in a history that an override ended is overwritten unasked.

@@ -21,6 +21,7 @@ use crate::store::lives::Lives;
 use crate::store::objects::Group;
 use crate::store::records::RecordTable;
 use crate::sys::clock;
+use crate::time::Time;
 use crate::volume::{self, DataThread, Mailboxes};
 use crate::wire::{self, Frame, Hello, Role};
 
@@ -33,6 +34,7 @@ use super::age::Age;
 use super::events::EventLog;
 use super::groups::{GroupEntry, Views, Wish};
 use super::metadata::Metadata;
+use super::probes::Probes;
 
 /// How long the other array may take to answer a request about objects.
 pub const PEER_REQUEST: Duration = Duration::from_secs(10);
@@ -54,6 +56,8 @@ pub enum Input {
         group: GroupId,
         sequence: u64,
     },
+    /// A probe of a disk has ended.
+    Probed,
     /// Runs on the control thread.
     Call(Call),
 }
@@ -66,6 +70,7 @@ impl fmt::Debug for Input {
             Self::Lane(event) => f.debug_tuple("Lane").field(event).finish(),
             Self::Poke(volume) => f.debug_tuple("Poke").field(volume).finish(),
             Self::Persisted { sequence, .. } => f.debug_tuple("Persisted").field(sequence).finish(),
+            Self::Probed => f.write_str("Probed"),
             Self::Call(_) => f.write_str("Call"),
         }
     }
@@ -123,6 +128,8 @@ pub struct Parts {
     pub log: EventLog,
     pub surroundings: Box<dyn Surroundings>,
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// What probes of `data_dir` write.
+    pub probe: std::path::PathBuf,
 }
 
 /// The state of the control thread.
@@ -141,13 +148,16 @@ pub struct Controller {
     next_ticket: u64,
     stalled: bool,
     pace: Pace,
+    probes: Probes,
     wishes: Vec<Wish>,
 }
 
 impl Controller {
     pub fn new(parts: Parts) -> Self {
+        let probes = Probes::new(parts.timers, parts.inputs.clone(), &parts.probe);
         Self {
             parts,
+            probes,
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
             group_of: BTreeMap::new(),
@@ -195,16 +205,28 @@ impl Controller {
     }
 
     fn tick(&mut self) {
-        let stalled = self.parts.metadata.stalled_for() > self.parts.timers.disk_timeout;
+        let now = clock::now().grantor;
+        let bad = self.look_at_probes(now);
+        let stalled = bad || self.parts.metadata.stalled_for() > self.parts.timers.disk_timeout;
         if stalled != self.stalled {
             self.stalled = stalled;
             self.all(|| Event::DataDir { stalled });
         }
-        let now = clock::now().grantor;
         for (group, entry) in &mut self.groups {
             entry.tick(*group, now, &mut self.wishes);
         }
         self.pace_resyncs(now);
+    }
+
+    /// Hands on what the probes say of the groups' disks. True: `data_dir` is on a bad one.
+    fn look_at_probes(&mut self, now: Time) -> bool {
+        for (group, entry) in &mut self.groups {
+            self.probes.watch(&entry.members, entry.control().disk_is_bad());
+            if let Some(probed) = self.probes.news_of(*group, &entry.members, now) {
+                entry.handle(*group, Event::Disk(probed), &mut self.wishes);
+            }
+        }
+        self.probes.data_dir_is_bad(now)
     }
 
     fn all(&mut self, event: impl Fn() -> Event) {
@@ -231,6 +253,7 @@ impl Controller {
                 }
             }
             Input::Persisted { group, sequence } => self.event(group, Event::Persisted { sequence }),
+            Input::Probed => {} // the tick that follows looks
             Input::Call(call) => call(self),
         }
         self.carry_out();

@@ -9,6 +9,7 @@ pub mod groups;
 pub mod handle;
 pub mod metadata;
 pub mod peer;
+mod probes;
 pub mod rpc;
 mod run;
 mod start;

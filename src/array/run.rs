@@ -217,6 +217,7 @@ async fn serve(
         log: log.clone(),
         surroundings: Box::new(Outside(Arc::clone(&outside))),
         inputs: inputs.clone(),
+        probe: data_dir.probe(),
     });
     let lanes = config
         .peer

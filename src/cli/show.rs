@@ -262,6 +262,11 @@ pub fn remote_copy(value: &Value, json: bool) {
         if !group["declined"].is_null() {
             println!("  The other array is not mirrored to: {}.", text(&group["declined"]));
         }
+        if let Some(seconds) = group["keptOutSeconds"].as_f64() {
+            println!(
+                "  The other array's disk failed, hung or was full: it is mirrored to once that disk has worked for {seconds} s."
+            );
+        }
         if group["quorum"] == "primary alone" && group["witness"] != true {
             println!("  The primary may go on alone: no automatic failover until a witness is enrolled.");
         }

@@ -21,7 +21,7 @@ use super::api::{
 };
 use super::attempts::{Attempt, Attempts};
 use super::change::Changes;
-use super::disks::Disks;
+use super::disks::{Disks, PeerDisk};
 use super::overriding::Wanted;
 use super::session::{Primary, Secondary};
 
@@ -105,6 +105,7 @@ pub struct Control {
     /// `data_dir` hangs.
     pub(super) stalled: bool,
     pub(super) disks: Disks,
+    pub(super) peer_disk: PeerDisk,
     pub(super) sum: Sum,
     /// Took office and has not drained what it took as secondary (rule 5, T9).
     pub(super) draining: bool,
@@ -150,6 +151,7 @@ impl Control {
             group_state: 0,
             stalled: false,
             disks: Disks::default(),
+            peer_disk: PeerDisk::default(),
             sum: Sum::default(),
             draining: false,
             recovering_restart: false,
@@ -213,6 +215,7 @@ impl Control {
                 self.end_session(SessionEnd::MembersChanged, now, members, out);
             }
             Event::DataDir { stalled } => self.data_dir(stalled, out),
+            Event::Disk(probed) => self.disk_probed(probed),
             Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
             Event::Policy(policy) => self.policy = policy,
             Event::Command { ticket, command } => self.command(ticket, command, now, out),
@@ -297,6 +300,7 @@ impl Control {
         }
         self.link = Some(Link { connection, nonce });
         self.told_witness_lost = None;
+        self.disks.link_is_new();
         self.peer_lost_witness = false;
         self.end_operator_failover(Refused::PeerServes, out);
         if !self.arbiter.is_split() {
@@ -330,6 +334,7 @@ impl Control {
         }
         self.link_lost = Some(now.grantor);
         self.peer_lost_witness = false;
+        self.peer_disk.link_is_gone(now);
         self.log(LogEntry::Link(false), out);
         self.arbiter.disconnected(Voter::Array(self.me.other()));
         self.secondary.forget();
@@ -445,6 +450,7 @@ impl Control {
             }
         } else if old.in_sync == InSync::Primary {
             self.changes.joined(now);
+            self.peer_disk.joined(now);
         }
         self.roles_changed(&old, out);
     }
@@ -505,6 +511,7 @@ impl Control {
         if !self.is_primary() {
             let promote = self.primary_is_lost(now)
                 && (self.is_both() || mutation::on(Mutation::R4StaleCopyPromoted))
+                && (!self.disk_is_bad() || mutation::on(Mutation::BadDiskPromoted))
                 && self.promotes_itself();
             return promote.then_some(Transition::Promote);
         }
@@ -586,6 +593,7 @@ impl Control {
             self.drain_poll(now),
             self.arbiter.witness_lost_at(),
             self.wanted.map(|wanted| wanted.until),
+            Some(self.peer_disk.until()).filter(|&until| until != Time::FOREVER),
             watch,
             start_wait,
         ]

@@ -10,6 +10,7 @@ mod disks;
 mod gate;
 mod liveness;
 mod overriding;
+mod probe;
 mod session;
 mod view;
 
@@ -21,6 +22,7 @@ pub use api::{
 };
 pub use control::Control;
 pub use liveness::Liveness;
+pub use probe::{Probe, Probed, Trouble};
 
 #[cfg(test)]
 mod rig_tests;

@@ -622,5 +622,6 @@ fn in_sync() -> Rig {
     rig
 }
 
+mod disks;
 mod operators;
 mod scenarios;

@@ -276,7 +276,7 @@ impl Control {
                 // The image of the copy as it was goes, for good, before the copy may count as in sync.
                 let mut released = true;
                 members.each(&mut |_, volume, _| released &= volume.release_image());
-                let known = known && released;
+                let known = known && released && !self.disk_is_bad();
                 if known && !self.sum.map_pending && self.group_state >= group_state {
                     let group_state = self.group_state;
                     self.tell(SessionMessage::JoinReady { session, group_state }, out);
@@ -304,6 +304,7 @@ impl Control {
                 }
             }
             SessionMessage::WitnessLost(lost) => self.peer_lost_witness = lost,
+            SessionMessage::DiskBad(bad) => self.peer_disk_is(bad, now, out),
             SessionMessage::Request { number, request } => self.requested(number, request, now, out),
             SessionMessage::Reply { number, result } => self.replied(number, result, out),
         }
@@ -330,6 +331,10 @@ impl Control {
         if self.is_diverged() {
             self.secondary.hello = None;
             return self.tell(SessionMessage::Decline { session, why: Decline::Diverged }, out);
+        }
+        if self.disk_is_bad() {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::DiskBad }, out);
         }
         let mut mine = Vec::new();
         members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));
@@ -407,6 +412,7 @@ impl Control {
         };
         self.primary.missing_since = None;
         self.primary.declined = None;
+        self.peer_disk.tried();
         let cx = Context { now, lane: None };
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {

@@ -475,6 +475,7 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ("sessionUp".into(), view.session_up.into()),
                     ("lineage".into(), view.tenure.lineage.counter.into()),
                     ("declined".into(), view.declined.map(|why| why.to_string()).into()),
+                    ("keptOutSeconds".into(), view.kept_out.map(|delay| delay.as_secs_f64()).into()),
                 ]);
             }
             row

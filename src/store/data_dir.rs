@@ -6,6 +6,7 @@
 //! IDENTITY        two-slot record: UUID, owner, boot counter, age
 //! votes           record table: one entry a group
 //! objects         the object store
+//! PROBE           written now and then to see whether the disk works
 //! maps/UUID       dirty map of a volume
 //! volumes/NAME    data of volumes without a path of their own
 //! ```
@@ -219,6 +220,11 @@ impl DataDir {
     /// The event log.
     pub fn events(&self) -> PathBuf {
         self.path.join("events")
+    }
+
+    /// What probes of the directory's disk write.
+    pub fn probe(&self) -> PathBuf {
+        self.path.join("PROBE")
     }
 
     /// The object store.

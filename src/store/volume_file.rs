@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use thiserror::Error;
 
@@ -24,7 +24,7 @@ use crate::sys::file::{Access, Medium, RawFile};
 use super::before::BeforeImage;
 use super::data_dir::sync_directory_of;
 
-const RECORD: Slots =
+pub(super) const RECORD: Slots =
     Slots { format: Format { magic: *b"TWLNVOL\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
 
 /// Bytes behind the data that a volume's record takes.
@@ -88,7 +88,7 @@ pub struct DataFile {
 #[derive(Debug)]
 pub(super) struct Inner {
     /// Holds the lock for as long as the volume is open; never O_DIRECT.
-    lock: RawFile,
+    pub(super) lock: RawFile,
     /// What the data threads' handles are made of.
     pub(super) raw: RawFile,
     pub(super) engine: Engine,
@@ -101,6 +101,12 @@ pub(super) struct Inner {
     pub(super) keeps_space: AtomicBool,
     /// What the names of images begin with, where that is not the volume's own path.
     images_at: OnceLock<PathBuf>,
+    /// Something became stable here since the flag was last taken.
+    pub(super) wrote: AtomicBool,
+    /// Held while the volume grows.
+    pub(super) record: Mutex<()>,
+    /// The device that the content lies on.
+    device: u64,
 }
 
 impl DataFile {
@@ -217,6 +223,7 @@ impl DataFile {
     /// # Errors
     /// `BadSize` (not larger, or no multiple), `TooLarge` with the limit, `NoSpace`; nothing has changed then.
     pub fn grow(&self, size: u64) -> Result<(), VolumeFileError> {
+        let _record = self.inner.record.lock().unwrap_or_else(PoisonError::into_inner);
         let (raw, old) = (&self.inner.lock, self.size_bytes());
         let path = || raw.path().to_owned();
         if size <= old || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
@@ -350,7 +357,9 @@ impl DataFile {
         }
         // The data path's handles are made of this one, with O_DIRECT where it is to be had.
         let direct = Access { direct: true, volatile: engine.is_volatile(), ..Access::default() };
-        let data = raw.reopen(direct).map_err(|source| VolumeFileError::Io { path, source })?;
+        let failed = |source| VolumeFileError::Io { path: path.clone(), source };
+        let data = raw.reopen(direct).map_err(failed)?;
+        let device = data.device().map_err(failed)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 lock: raw,
@@ -361,6 +370,9 @@ impl DataFile {
                 errors: AtomicU64::new(0),
                 keeps_space: AtomicBool::new(false),
                 images_at: OnceLock::new(),
+                wrote: AtomicBool::new(false),
+                record: Mutex::new(()),
+                device,
             }),
         })
     }
@@ -442,11 +454,8 @@ impl DataFile {
     }
 
     /// The device the data lies on (`st_dev` or `st_rdev`).
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn device(&self) -> io::Result<u64> {
-        self.inner.raw.device()
+    pub fn device(&self) -> u64 {
+        self.inner.device
     }
 
     /// Reads and writes go past the page cache.

@@ -259,7 +259,7 @@ fn f22_hanging_disk() {
     assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
     assert!(!rig.view(1).session_up, "nothing is copied under a write that may still land");
     rig.disk_hangs(0, false);
-    rig.run(5000);
+    rig.run(8000);
     rig.is_well(1);
 }
 
@@ -313,7 +313,7 @@ fn f22_hanging_data_dir() {
     assert_eq!(rig.answered().last(), Some(&(1, Outcome::Good)), "\n{}", rig.tail());
     assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
     rig.data_dir_hangs(0, false);
-    rig.run(5000);
+    rig.run(8000);
     rig.is_well(1);
 }
 
