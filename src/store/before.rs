@@ -9,6 +9,11 @@
 //! 0             4096                      data                       data + size of the volume
 //! | header page | 16 bytes for each region | the regions, each at its own offset |
 //! ```
+//! Where the file system can share blocks between files (XFS, btrfs), the regions' part is made all at once
+//! when the image is begun, as a *checkpoint* (reflink) of the volume's file, flushed; then only entries are written
+//! for what is overwritten, and it comes back in the same way. Elsewhere, and where sharing is refused,
+//! each region is copied.
+//!
 //! A region's entry is written, and flushed, after its content was: an entry that is there tells the
 //! truth, and a region without one was not touched. Where nothing can be kept (no space), or nothing
 //! is worth it (a blank copy), the header says *void*: then the copy is a mixture, and stays known as
@@ -33,6 +38,7 @@ use crate::sys::pool;
 
 use super::data_dir::sync_directory_of;
 use super::handle::{Durability, Handle};
+use super::volume_file::DataFile;
 
 const HEADER: Slots =
     Slots { format: Format { magic: *b"TWLNBEF\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
@@ -62,6 +68,8 @@ struct Header {
     /// When the copy was known to be in sync last, in seconds since 1970; zero: not known.
     as_of: u64,
     void: bool,
+    /// Holds what every region held from the start, by shared blocks.
+    checkpoint: bool,
 }
 
 impl Header {
@@ -70,7 +78,8 @@ impl Header {
         body.extend_from_slice(&self.blocks.to_le_bytes());
         body.extend_from_slice(&self.as_of.to_le_bytes());
         body.push(u8::from(self.void));
-        HEADER.encode(sequence, &body).unwrap_or_default() // 33 bytes fit in any slot
+        body.push(u8::from(self.checkpoint));
+        HEADER.encode(sequence, &body).unwrap_or_default() // 34 bytes fit in any slot
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -83,6 +92,7 @@ impl Header {
             blocks: u64::from_le_bytes(*blocks),
             as_of: u64::from_le_bytes(*as_of),
             void: *rest.first()? != 0,
+            checkpoint: rest.get(1).is_some_and(|&byte| byte != 0),
         })
     }
 }
@@ -136,7 +146,8 @@ pub fn is_before_image(path: &Path) -> bool {
 }
 
 impl BeforeImage {
-    /// Makes an image with nothing in it yet, beside the volume's file. Durable when it returns. Blocks.
+    /// Makes an image beside the volume's file, with nothing in it yet, or as a checkpoint of `shared`, the
+    /// volume's own file, where that may share blocks and the file system can. Durable when it returns. Blocks.
     ///
     /// # Errors
     /// The system's: a full disk, a volume as large as a file may be.
@@ -147,8 +158,9 @@ impl BeforeImage {
         as_of: Option<u64>,
         void: bool,
         engine: Engine,
+        shared: Option<&RawFile>,
     ) -> io::Result<Self> {
-        let header = Header { id, blocks, as_of: as_of.unwrap_or(0), void };
+        let mut header = Header { id, blocks, as_of: as_of.unwrap_or(0), void, checkpoint: false };
         let number = siblings(volume)?.last().map_or(1, |(number, _)| number + 1);
         let mut name = volume.as_os_str().to_owned();
         name.push(format!("{INFIX}{number}"));
@@ -157,6 +169,10 @@ impl BeforeImage {
         let file = RawFile::open(&path, access)?;
         let made = (|| {
             file.set_len(if void { HEADER_LEN } else { data_start(blocks) + blocks * u64::from(BLOCK) })?;
+            if let Some(volume) = shared.filter(|_| !void) {
+                let len = blocks * u64::from(BLOCK);
+                header.checkpoint = file.clone_from(data_start(blocks), volume, 0, len)?;
+            }
             // Both slots take their space now: a full disk does not keep it from being declared void.
             let slot = header.encode(1);
             file.write_at(&[&slot[..], &slot[..]].concat(), 0, false)?;
@@ -318,6 +334,10 @@ impl BeforeImage {
     }
 
     async fn copy(&self, handle: &Handle, region: u64) -> io::Result<()> {
+        if self.is_checkpoint() {
+            let image = self.clone();
+            return pool::run(move || image.store(region, &[])).await?;
+        }
         let whole = self.extent(region);
         let mut pieces = Vec::new();
         let mut at = whole.lba;
@@ -369,6 +389,14 @@ impl BeforeImage {
         let mut count = 0;
         for region in self.regions() {
             let whole = self.extent(region);
+            if self.is_checkpoint() {
+                let (image, file) = (self.clone(), handle.file().clone());
+                let shared = pool::run(move || image.share_back(&file, whole)).await;
+                if shared.and_then(|shared| shared).unwrap_or(false) {
+                    count += 1;
+                    continue;
+                }
+            }
             let image = self.clone();
             let pieces = pool::run(move || image.load(whole)).await;
             let pieces = pieces.and_then(|pieces| pieces).map_err(|error| {
@@ -384,6 +412,17 @@ impl BeforeImage {
         }
         done(handle.flush().await)?;
         Ok(count)
+    }
+
+    /// Makes a region of the volume what this checkpoint holds of it. False: copy it.
+    fn share_back(&self, volume: &DataFile, whole: Extent) -> io::Result<bool> {
+        let from = data_start(self.0.header.blocks) + whole.offset();
+        volume.inner.lock.clone_from(whole.offset(), &self.0.file, from, whole.bytes())
+    }
+
+    /// Whether it shares its blocks with the volume.
+    pub fn is_checkpoint(&self) -> bool {
+        self.0.header.checkpoint
     }
 
     fn load(&self, whole: Extent) -> io::Result<Vec<(Extent, Buffer)>> {
@@ -433,6 +472,9 @@ fn entry_of(region: u64) -> [u8; 16] {
     entry
 }
 
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod checkpoint_tests;
 #[cfg(test)]
 #[path = "before_tests.rs"]
 mod tests;

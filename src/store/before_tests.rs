@@ -4,20 +4,20 @@ use super::*;
 use crate::store::DataFile;
 use crate::sys::runtime::Runtime;
 
-const ID: VolumeId = VolumeId(*b"volume-of-a-test");
-const SIZE: u64 = (5 << 20) + 4096;
-const REGION: u64 = REGION_BLOCKS * BLOCK as u64;
+pub(super) const ID: VolumeId = VolumeId(*b"volume-of-a-test");
+pub(super) const SIZE: u64 = (5 << 20) + 4096;
+pub(super) const REGION: u64 = REGION_BLOCKS * BLOCK as u64;
 
 fn filled(len: u64, byte: u8) -> Buffer {
     Buffer::copy_of(&vec![byte; len as usize])
 }
 
-async fn fill(handle: &Handle, from: u64, len: u64, byte: u8) {
+pub(super) async fn fill(handle: &Handle, from: u64, len: u64, byte: u8) {
     let extent = Extent::new(from / u64::from(BLOCK), len / u64::from(BLOCK));
     assert_eq!(handle.write(extent, &filled(len, byte), Durability::Stable).await, StoreResult::Done);
 }
 
-async fn content(handle: &Handle) -> Vec<u8> {
+pub(super) async fn content(handle: &Handle) -> Vec<u8> {
     handle.read(Extent::new(0, SIZE / u64::from(BLOCK))).await.unwrap().as_slice().to_vec()
 }
 
@@ -27,9 +27,15 @@ fn engines() -> impl Iterator<Item = Engine> {
 
 #[test]
 fn what_was_overwritten_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    comes_back(directory.path());
+}
+
+/// True: by a checkpoint.
+pub(super) fn comes_back(directory: &Path) -> bool {
+    let mut checkpoint = false;
     for engine in engines() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("v.0");
+        let path = directory.join(format!("v.{engine:?}"));
         let data = DataFile::create(&path, ID, SIZE, engine).unwrap();
         Runtime::new(engine).unwrap().block_on(async {
             let handle = data.handle().unwrap();
@@ -39,6 +45,7 @@ fn what_was_overwritten_comes_back() {
             fill(&handle, 5 * REGION, 4096, 3).await;
             let before = content(&handle).await;
             let image = data.new_image(Some(1234), false).unwrap();
+            checkpoint = image.is_checkpoint();
             for region in [0, 1, 2, 5] {
                 let len = if region == 5 { 4096 } else { REGION };
                 let extent = Extent::new(region * REGION_BLOCKS, len / u64::from(BLOCK));
@@ -63,6 +70,7 @@ fn what_was_overwritten_comes_back() {
             assert!(data.find_image().unwrap().is_none());
         });
     }
+    checkpoint
 }
 
 #[test]
@@ -121,7 +129,7 @@ fn foreign_and_cut_off_files_are_no_images() {
     let path = directory.path().join("v");
     let data = DataFile::create(&path, ID, SIZE, Engine::Plain).unwrap();
     let other =
-        BeforeImage::create(&path, VolumeId([1; 16]), SIZE / 512, None, false, Engine::Plain).unwrap();
+        BeforeImage::create(&path, VolumeId([1; 16]), SIZE / 512, None, false, Engine::Plain, None).unwrap();
     std::fs::write(directory.path().join("v.before.7"), b"something of somebody").unwrap();
     std::fs::File::create(directory.path().join("v.before.8")).unwrap().set_len(100_000).unwrap();
     std::fs::write(directory.path().join("v.before.mine"), b"not even a number").unwrap();

@@ -405,7 +405,17 @@ impl DataFile {
     /// # Errors
     /// See [`BeforeImage::create`].
     pub fn new_image(&self, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
-        BeforeImage::create(self.images_at(), self.id(), self.blocks(), as_of, void, self.inner.engine)
+        // What a fully provisioned volume has taken is its own: overwriting shared blocks would take more.
+        let shared = (!self.inner.keeps_space.load(Ordering::Relaxed)).then_some(&self.inner.lock);
+        BeforeImage::create(
+            self.images_at(),
+            self.id(),
+            self.blocks(),
+            as_of,
+            void,
+            self.inner.engine,
+            shared,
+        )
     }
 
     /// Images of a block device lie beside `path`; of a file, beside that file.

@@ -104,15 +104,27 @@ impl Volume {
             }
         };
         if let Err(error) = image.keep(handle, extent).await {
-            tracing::warn!(
-                volume = ?self, %error,
-                "what this copy held before its resync cannot be kept: until it is in sync again it is a mixture, \
-                 and an override would serve that"
-            );
-            let voided = pool::run(move || image.declare_void()).await;
-            return voided.and_then(|voided| voided).map_err(|_| StoreResult::Failed);
+            return self.void(image, &error).await.map_err(|_| StoreResult::Failed);
         }
         Ok(())
+    }
+
+    async fn void(&self, image: BeforeImage, why: &std::io::Error) -> std::io::Result<()> {
+        tracing::warn!(
+            volume = ?self, %why,
+            "what this copy held before its resync cannot be kept: until it is in sync again it is a mixture, \
+             and an override would serve that"
+        );
+        pool::run(move || image.declare_void()).await?
+    }
+
+    /// There is no space for what is copied to this volume: the image's is given back. True: there was one.
+    pub(super) async fn give_image_up(&self) -> bool {
+        let image = self.keeping().lock().as_ref().map(|(_, image)| image.clone());
+        match image.filter(|image| !image.is_void()) {
+            Some(image) => self.void(image, &std::io::ErrorKind::StorageFull.into()).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Blocks.

@@ -191,10 +191,13 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                     Some(life) => volume.keep(&handle, life, request.extent).await,
                     None => Ok(()),
                 };
-                let result = match kept {
+                let mut result = match kept {
                     Ok(()) => handle.execute(request, &data, Durability::Stable).await,
                     Err(failed) => failed,
                 };
+                if result == StoreResult::NoSpace && keep.is_some() && volume.give_image_up().await {
+                    result = handle.execute(request, &data, Durability::Stable).await;
+                }
                 move |effects: &mut Effects| volume.applied(apply, result, effects)
             });
         }

@@ -5,6 +5,8 @@ mod bad_input;
 mod before_image;
 mod configuration;
 mod damage;
+#[path = "../durability/disk.rs"]
+mod disk;
 mod enrolment;
 mod full_disk;
 mod growth;
