@@ -112,6 +112,22 @@ pub enum Mutation {
     BeforeEntryNotFlushed,
     /// F14: the secondary is joined before its image is gone for good.
     BeforeOutlivesJoin,
+    /// F14: an image counts as begun before its header, which may say that there is none, is on stable storage.
+    BeforeHeaderNotFlushed,
+    /// F14: an image that is given up is so reported before that is on stable storage.
+    BeforeVoidNotFlushed,
+    /// The space of a fully provisioned volume is reported taken without a flush.
+    ReservationNotFlushed,
+    /// A volume has grown before what it has grown by reads as zeroes for good.
+    GrowthNotFlushed,
+    /// The key or certificate of a site is reported kept without a flush.
+    CardNotFlushed,
+    /// The name of a key or certificate, or of their directory, is not made durable.
+    CardNameNotSynced,
+    /// A user's password is reported kept without a flush.
+    UsersNotFlushed,
+    /// The name of the users file is not made durable.
+    UsersNameNotSynced,
     /// The name of a new data file is not made durable.
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.

@@ -176,7 +176,9 @@ impl BeforeImage {
             // Both slots take their space now: a full disk does not keep it from being declared void.
             let slot = header.encode(1);
             file.write_at(&[&slot[..], &slot[..]].concat(), 0, false)?;
-            file.sync_data()?;
+            if !mutation::on(Mutation::BeforeHeaderNotFlushed) {
+                file.sync_data()?;
+            }
             sync_directory_of(&path, Mutation::VolumeNameNotSynced)
         })();
         if let Err(error) = made {
@@ -197,9 +199,11 @@ impl BeforeImage {
     /// # Errors
     /// The system's: nothing has changed then.
     pub fn declare_void(&self) -> io::Result<()> {
-        let header = Header { void: true, ..self.0.header };
+        let header = Header { void: true, checkpoint: false, ..self.0.header };
         self.0.file.write_at(&header.encode(2), SLOT_UNIT as u64, false)?;
-        self.0.file.sync_data()?;
+        if !mutation::on(Mutation::BeforeVoidNotFlushed) {
+            self.0.file.sync_data()?;
+        }
         self.lock().void = true;
         self.0.changed.notify_waiters();
         // Space is all that is lost if this fails.

@@ -192,3 +192,82 @@ fn with_either_flush_removed_it_does_not() {
     assert!((0..20).any(|seed| loses(Some(Mutation::BeforeContentNotFlushed), true, seed)));
     assert!((0..20).any(|seed| loses(Some(Mutation::BeforeEntryNotFlushed), false, seed)));
 }
+
+/// What an image says after `make` and a loss of power, with a flush left out or none. All that is held back goes:
+/// with the last handle of a volatile file.
+fn after_power_failure(
+    broken: Option<Mutation>,
+    make: impl AsyncFn(&DataFile, &Handle),
+) -> (Option<BeforeImage>, DataFile, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let data = DataFile::create(&directory.path().join("v"), ID, SIZE, Engine::Volatile).unwrap();
+    Runtime::new(Engine::Volatile).unwrap().block_on(async {
+        let handle = data.handle().unwrap();
+        fill(&handle, 0, 2 * REGION, 1).await;
+        mutation::set(broken);
+        make(&data, &handle).await;
+        mutation::set(None);
+    });
+    data.inner.raw.cut_power();
+    drop(data);
+    crate::sys::volatile::crash_names(directory.path());
+    let data = DataFile::open(&directory.path().join("v"), ID, SIZE, Engine::Volatile).unwrap();
+    (data.find_image().unwrap(), data, directory)
+}
+
+#[test]
+fn a_blank_copy_is_known_as_a_mixture_after_a_power_failure() {
+    let void = |broken| {
+        let (image, ..) = after_power_failure(broken, async |data, _| {
+            data.new_image(None, true).unwrap();
+        });
+        image.is_some_and(|image| image.is_void())
+    };
+    assert!(void(None) && !void(Some(Mutation::BeforeHeaderNotFlushed)));
+    assert!(!void(Some(Mutation::VolumeNameNotSynced)));
+}
+
+#[test]
+fn an_image_that_was_given_up_stays_so_after_a_power_failure() {
+    let void = |broken| {
+        let (image, ..) = after_power_failure(broken, async |data, handle| {
+            let image = data.new_image(None, false).unwrap();
+            image.keep(handle, Extent::new(0, 8)).await.unwrap();
+            image.declare_void().unwrap();
+        });
+        image.is_some_and(|image| image.is_void())
+    };
+    assert!((0..5).all(|_| void(None)));
+    assert!(!(0..20).all(|_| void(Some(Mutation::BeforeVoidNotFlushed))));
+}
+
+#[test]
+fn an_image_that_was_removed_does_not_come_back_after_a_power_failure() {
+    let gone = |broken| {
+        let (image, ..) = after_power_failure(broken, async |data, handle| {
+            let image = data.new_image(None, false).unwrap();
+            image.keep(handle, Extent::new(0, 8)).await.unwrap();
+            image.remove().unwrap();
+        });
+        image.is_none()
+    };
+    assert!(gone(None) && !gone(Some(Mutation::VolumeRemovalNotSynced)));
+}
+
+#[test]
+fn what_was_put_back_is_there_after_a_power_failure() {
+    let whole = |broken| {
+        let (_, data, _directory) = after_power_failure(None, async |data, handle| {
+            let image = data.new_image(None, false).unwrap();
+            image.keep(handle, Extent::new(0, REGION_BLOCKS)).await.unwrap();
+            fill(handle, 0, REGION, 9).await;
+            mutation::set(broken);
+            image.restore(handle).await.unwrap();
+            mutation::set(None);
+        });
+        let data = data.path().to_owned();
+        std::fs::read(data).unwrap()[..REGION as usize].iter().all(|&byte| byte == 1)
+    };
+    assert!((0..5).all(|_| whole(None)));
+    assert!(!(0..20).all(|_| whole(Some(Mutation::StoreFlushSkipped))));
+}

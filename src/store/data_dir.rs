@@ -311,6 +311,25 @@ mod tests {
         assert_eq!(DataDir::open(&path, A, Engine::Plain).unwrap().identity().boot, 3);
     }
 
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_new_directory_and_those_in_it_are_there_after_a_power_failure() {
+        use crate::sys::mounted_tests::{mounted, power_failure};
+
+        let test = "store::data_dir::tests::a_new_directory_and_those_in_it_are_there_after_a_power_failure";
+        let Some(at) = mounted(test, &["xfs"]) else { return };
+        let kept = |name: &str, broken| {
+            let path = at.join(name).join("a");
+            mutation::set(broken);
+            drop(DataDir::open(&path, A, Engine::Plain).unwrap());
+            mutation::set(None);
+            power_failure(&at);
+            path.join("IDENTITY").exists() && path.join("maps").exists() && path.join("volumes").exists()
+        };
+        assert!(!kept("broken", Some(Mutation::DataDirNamesNotSynced)));
+        assert!(kept("whole", None));
+    }
+
     #[test]
     fn a_copy_of_before_its_age_was_raised_stays_the_younger_one_for_many_starts() {
         let dir = tempfile::tempdir().unwrap();

@@ -207,8 +207,10 @@ impl DataFile {
         if self.inner.lock.medium() == Medium::Device {
             return Ok(());
         }
-        let reserved =
-            self.inner.lock.allocate(0, self.size_bytes()).and_then(|()| self.inner.lock.sync_data());
+        let flush = || {
+            if mutation::on(Mutation::ReservationNotFlushed) { Ok(()) } else { self.inner.lock.sync_data() }
+        };
+        let reserved = self.inner.lock.allocate(0, self.size_bytes()).and_then(|()| flush());
         reserved.map_err(|source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 VolumeFileError::NoSpace { path: path() }
@@ -249,7 +251,8 @@ impl DataFile {
                     })?;
                 }
                 // The old record has become a part of the data.
-                raw.write_at(&vec![0; RECORD.file_len()], old, true).map_err(failed)
+                let stable = !mutation::on(Mutation::GrowthNotFlushed);
+                raw.write_at(&vec![0; RECORD.file_len()], old, stable).map_err(failed)
             });
             if let Err(error) = grown {
                 // What cannot be undone now is undone when the volume is opened next.
@@ -540,8 +543,9 @@ fn settle_growth(raw: &RawFile, id: Stamp, size: u64, at: u64) -> io::Result<boo
 }
 
 fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
+    let flush = || if mutation::on(Mutation::GrowthNotFlushed) { Ok(()) } else { raw.sync_data() };
     if raw.punch(from, to - from)? {
-        return raw.sync_data();
+        return flush();
     }
     let zeroes = vec![0; BLANK_PROBE];
     let mut at = from;
@@ -550,7 +554,7 @@ fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
         raw.write_at(&zeroes[..len], at, false)?;
         at += len as u64;
     }
-    raw.sync_data()
+    flush()
 }
 
 pub(super) fn whole_blocks(bytes: u64) -> u64 {

@@ -10,6 +10,8 @@ use thiserror::Error;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::mutation::{self, Mutation};
+
 /// A card is about 1 KiB; more is no card.
 pub const CARD_MAX: u64 = 16 << 10;
 /// Cards of one directory that are read: two for each pair of the largest witness.
@@ -175,11 +177,21 @@ impl Directory {
     pub fn make_own(&self, site: &Site, names: &[String], replace: bool) -> Result<Own, CardError> {
         let path = self.own_path();
         if replace || !path.exists() {
+            let made: Vec<_> = self
+                .0
+                .ancestors()
+                .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+                .collect();
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&self.0)
                 .map_err(|source| CardError::File { path: self.0.clone(), source })?;
+            for directory in made {
+                sync(
+                    directory.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+                )?;
+            }
             let mut all = vec![site.name.clone(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
             all.extend(names.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
             let mut wanted = rcgen::CertificateParams::new(all)?;
@@ -251,10 +263,22 @@ impl Directory {
         }
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        if !mutation::on(Mutation::CardNotFlushed) {
+            file.sync_all().map_err(failed)?;
+        }
         fs::rename(&beside, path).map_err(failed)?;
-        fs::File::open(&self.0).and_then(|directory| directory.sync_all()).map_err(failed)
+        sync(&self.0)
     }
+}
+
+/// Makes the names in a directory durable.
+fn sync(directory: &Path) -> Result<(), CardError> {
+    if mutation::on(Mutation::CardNameNotSynced) {
+        return Ok(());
+    }
+    let failed = |source| CardError::File { path: directory.to_owned(), source };
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
 
 /// A card in a file of its own.

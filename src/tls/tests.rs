@@ -196,3 +196,38 @@ async fn a_wrong_secret_is_refused_and_a_false_host_learns_nothing() {
     assert!(matches!(ended, Err(PairingError::NotTheHost(_))), "{ended:?}");
     assert!("192.0.2.1:5809/12".parse::<Code>().is_err());
 }
+
+#[cfg(feature = "testing")]
+#[test]
+fn keys_and_cards_are_there_after_a_power_failure() {
+    use crate::mutation::{self, Mutation};
+    use crate::sys::mounted_tests::{mounted, power_failure};
+
+    let Some(at) = mounted("tls::tests::keys_and_cards_are_there_after_a_power_failure", &["xfs"]) else {
+        return;
+    };
+    let site = Site::array("array-a");
+    let path = at.join("deep/tls");
+    let kept = |broken| {
+        mutation::set(broken);
+        let keys = Directory::new(&path);
+        keys.make_own(&site, &[], true).unwrap();
+        mutation::set(None);
+        power_failure(&at);
+        keys.own_of(&site).is_ok()
+    };
+    assert!(!kept(Some(Mutation::CardNameNotSynced)));
+    assert!(kept(None));
+    // Made once more: the old file or the new one, never half of one; unless its content is not flushed.
+    let other = Site::witness("w");
+    let card = Directory::new(&at.join("other")).make_own(&other, &[], false).unwrap().card;
+    let added = |broken| {
+        mutation::set(broken);
+        Directory::new(&path).add(&card).unwrap();
+        mutation::set(None);
+        power_failure(&at);
+        Directory::new(&path).cards().is_ok_and(|cards| cards == [card.clone()])
+    };
+    assert!(!added(Some(Mutation::CardNotFlushed)));
+    assert!(added(None));
+}

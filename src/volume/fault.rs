@@ -6,6 +6,7 @@
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
 //! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
+//! - `dies_enrolled:1`: the array dies when it has been enrolled, before anything is copied to it.
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
 
 use std::collections::HashMap;
@@ -52,7 +53,7 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks"];
+            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks", "dies_enrolled"];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -61,8 +62,8 @@ fn setting() -> Option<&'static (String, u64)> {
                 }
                 _ => {
                     panic!(
-                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N \
-                         is understood"
+                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N, \
+                         dies_enrolled:1 is understood"
                     )
                 }
             }
@@ -88,6 +89,14 @@ fn armed() -> Option<&'static Mutex<Armed>> {
 /// How often the data threads are to stand still.
 pub fn stall_every() -> Option<Duration> {
     setting().filter(|(kind, _)| kind == "stall").map(|(_, ms)| Duration::from_millis(*ms))
+}
+
+/// The array is to die now: it has been enrolled.
+pub fn dies_enrolled() {
+    if setting().is_some_and(|(kind, _)| kind == "dies_enrolled") {
+        tracing::warn!("this array dies on purpose");
+        std::process::abort();
+    }
 }
 
 /// This copy of a region is never to end.

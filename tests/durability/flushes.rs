@@ -1,6 +1,7 @@
 //! Each flush in the code, left out by one daemon (`TWINLUN_MUTATION`) on a volatile disk, must be
 //! found out by a kill. Each story is told without a mutation first, and must end well then.
 
+use std::fs;
 use std::time::Duration;
 
 use crate::judge::Judge;
@@ -176,6 +177,30 @@ fn removed_and_lost(rig: &mut Rig) -> Result<(), String> {
 #[test]
 fn a_removal_is_flushed_before_it_is_reported() {
     tell(removed_and_lost, &[("VolumeRemovalNotSynced", Member::A)]);
+}
+
+/// B's `data_dir` is lost while A writes alone. B is enrolled, and loses its power before anything was copied: that its
+/// blank copy counts for nothing is known to its own dirty map alone.
+fn enrolled_and_lost(rig: &mut Rig) -> Result<(), String> {
+    rig.make()?;
+    let judge = Judge::new(rig, 5);
+    judge.run();
+    assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
+    rig.kill(&[Member::B]);
+    judge.pause();
+    fs::remove_dir_all(&rig.places[1].data_dir).unwrap();
+    let dies = ("TWINLUN_FAULT".to_owned(), "dies_enrolled:1".to_owned());
+    rig.places[1].environment.push(dies.clone());
+    rig.start(Member::B)?;
+    until("B has been enrolled", FAILOVER, || (!rig.lives(Member::B)).then_some(()));
+    rig.kill(&[Member::B]);
+    rig.places[1].environment.retain(|set| *set != dies);
+    verify(rig, &judge)
+}
+
+#[test]
+fn what_an_enrolment_does_is_flushed_in_its_order() {
+    tell(enrolled_and_lost, &[("MapFlushSkipped", Member::B), ("ObjectFlushSkipped", Member::B)]);
 }
 
 /// The witness loses its power, but not its machine's memory: it is the one it was, with its votes.

@@ -188,6 +188,8 @@ impl Handle {
                     .cloned()
             })
             .await?;
+        #[cfg(feature = "testing")]
+        crate::volume::fault::dies_enrolled();
         let members = group.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
         let (members, entry) = (members.collect(), group.clone());
         self.control(move |controller| {
