@@ -149,6 +149,7 @@ pub struct Controller {
     stalled: bool,
     pace: Pace,
     probes: Probes,
+    data_dir_is_bad: bool,
     wishes: Vec<Wish>,
 }
 
@@ -158,6 +159,7 @@ impl Controller {
         Self {
             parts,
             probes,
+            data_dir_is_bad: false,
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
             group_of: BTreeMap::new(),
@@ -220,13 +222,17 @@ impl Controller {
 
     /// Hands on what the probes say of the groups' disks. True: `data_dir` is on a bad one.
     fn look_at_probes(&mut self, now: Time) -> bool {
+        if !self.probes.is_due(now) {
+            return self.data_dir_is_bad;
+        }
         for (group, entry) in &mut self.groups {
             self.probes.watch(&entry.members, entry.control().disk_is_bad());
             if let Some(probed) = self.probes.news_of(*group, &entry.members, now) {
                 entry.handle(*group, Event::Disk(probed), &mut self.wishes);
             }
         }
-        self.probes.data_dir_is_bad(now)
+        self.data_dir_is_bad = self.probes.data_dir_is_bad(now);
+        self.data_dir_is_bad
     }
 
     fn all(&mut self, event: impl Fn() -> Event) {
@@ -253,7 +259,7 @@ impl Controller {
                 }
             }
             Input::Persisted { group, sequence } => self.event(group, Event::Persisted { sequence }),
-            Input::Probed => {} // the tick that follows looks
+            Input::Probed => self.probes.has_ended(), // the tick that follows looks
             Input::Call(call) => call(self),
         }
         self.carry_out();

@@ -25,8 +25,8 @@ use super::control::Input;
 #[derive(Debug, Default)]
 struct Target {
     probe: Mutex<Probe>,
-    /// Open volumes of the device; any of them stands for it.
-    files: Mutex<Vec<WeakDataFile>>,
+    /// Open volumes of the device, by their addresses; any of them stands for it.
+    files: Mutex<BTreeMap<usize, WeakDataFile>>,
     /// The next probe is a real one, whatever else is written.
     wanted: AtomicBool,
 }
@@ -36,15 +36,19 @@ impl Target {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files(&self) -> MutexGuard<'_, Vec<WeakDataFile>> {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<usize, WeakDataFile>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes are becoming stable there without any probe.
     fn is_in_use(&self) -> bool {
-        let files: Vec<_> = self.files().iter().filter_map(WeakDataFile::upgrade).collect();
+        let files: Vec<_> = self.files().values().filter_map(WeakDataFile::upgrade).collect();
         // Every flag is taken, so that none stands for the next interval.
-        files.iter().fold(false, |any, file| file.was_written() || any)
+        let mut any = false;
+        for file in files {
+            any |= file.was_written();
+        }
+        any
     }
 
     fn look(&self, now: Time, timers: &Timers) -> Option<Probed> {
@@ -94,13 +98,21 @@ pub struct Probes {
     disks: BTreeMap<u64, Arc<Target>>,
     /// What each group was told last.
     told: BTreeMap<GroupId, Probed>,
+    /// When to look again, unless a probe ends before.
+    due: Time,
 }
 
 impl Probes {
     /// `probe`: the file of `data_dir` that is written.
     pub fn new(timers: Timers, inputs: mpsc::UnboundedSender<Input>, probe: &Path) -> Self {
-        let this =
-            Self { timers, inputs, data_dir: Arc::default(), disks: BTreeMap::new(), told: BTreeMap::new() };
+        let this = Self {
+            timers,
+            inputs,
+            data_dir: Arc::default(),
+            disks: BTreeMap::new(),
+            told: BTreeMap::new(),
+            due: Time::ZERO,
+        };
         match DirectoryProbe::open(probe) {
             Ok(mut directory) => {
                 let (target, interval, inputs) =
@@ -119,6 +131,20 @@ impl Probes {
         }
     }
 
+    /// A probe has ended: there may be news.
+    pub const fn has_ended(&mut self) {
+        self.due = Time::ZERO;
+    }
+
+    /// It is time to look; every heartbeat at least.
+    pub fn is_due(&mut self, now: Time) -> bool {
+        let due = now >= self.due;
+        if due {
+            self.due = now + self.timers.heartbeat;
+        }
+        due
+    }
+
     /// Sees to it that the disks of these volumes are probed. `wanted`: something is wrong, as far as is known.
     pub fn watch(&mut self, members: &[Volume], wanted: bool) {
         for volume in members {
@@ -131,7 +157,7 @@ impl Probes {
                     let (interval, inputs, probed) =
                         (self.timers.disk_probe, self.inputs.clone(), Arc::clone(&target));
                     let write = move || {
-                        let file = probed.files().iter().find_map(WeakDataFile::upgrade)?;
+                        let file = probed.files().values().find_map(WeakDataFile::upgrade)?;
                         Some(file.probe())
                     };
                     let running = Arc::clone(&target);
@@ -143,9 +169,10 @@ impl Probes {
                 target.wanted.store(true, Ordering::Relaxed);
             }
             let mut files = target.files();
-            if !files.iter().any(|file| file.is(volume.file())) {
-                files.retain(WeakDataFile::is_open);
-                files.push(volume.file().downgrade());
+            let address = volume.file().address();
+            if !files.contains_key(&address) {
+                files.retain(|_, file| file.is_open());
+                files.insert(address, volume.file().downgrade());
             }
         }
     }

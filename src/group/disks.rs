@@ -38,8 +38,8 @@ pub(super) struct Disks {
     trouble: Option<Trouble>,
     /// When hosts' or mirrored I/O was last seen to be in trouble.
     io_trouble: Time,
-    /// What the other array was told on this link.
-    told: Option<bool>,
+    /// The other array was told on this link that they are bad.
+    told: bool,
 }
 
 impl Disks {
@@ -57,7 +57,7 @@ impl Disks {
 
     /// A new link: the other array knows nothing of this one's disks.
     pub const fn link_is_new(&mut self) {
-        self.told = None;
+        self.told = false;
     }
 }
 
@@ -160,8 +160,8 @@ impl Control {
     /// A secondary that cannot keep what is mirrored to it, or could not vote, says so.
     fn tell_of_disks(&mut self, out: &mut Vec<Action>) {
         let bad = self.disks.trouble.is_some() || self.stalled;
-        if self.link.is_some() && self.disks.told != Some(bad) {
-            self.disks.told = Some(bad);
+        if self.link.is_some() && self.disks.told != bad {
+            self.disks.told = bad;
             self.tell(SessionMessage::DiskBad(bad), out);
         }
     }

@@ -428,7 +428,9 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     Some(json!({
                         "localVolume": volume.name, "id": volume.id, "remoteVolume": member.remote_name,
                         "mixture": open.is_some_and(|volume| volume.is_mixture()),
-                        "kept": kept.map(|kept| json!({ "asOf": kept.as_of, "regions": kept.regions })),
+                        "kept": kept.map(|kept| json!({
+                            "asOf": kept.as_of, "regions": kept.regions, "checkpoint": kept.checkpoint,
+                        })),
                     }))
                 }).collect::<Vec<_>>(),
                 "policies": {

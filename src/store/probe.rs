@@ -19,17 +19,17 @@ impl WeakDataFile {
         self.0.strong_count() > 0
     }
 
-    /// The same open volume.
-    pub fn is(&self, file: &DataFile) -> bool {
-        std::ptr::eq(self.0.as_ptr(), std::sync::Arc::as_ptr(&file.inner))
-    }
-
     pub fn upgrade(&self) -> Option<DataFile> {
         self.0.upgrade().map(|inner| DataFile { inner })
     }
 }
 
 impl DataFile {
+    /// Tells open volumes apart, for as long as the volume or a [`WeakDataFile`] of it is there.
+    pub fn address(&self) -> usize {
+        std::sync::Arc::as_ptr(&self.inner).addr()
+    }
+
     pub fn downgrade(&self) -> WeakDataFile {
         WeakDataFile(std::sync::Arc::downgrade(&self.inner))
     }

@@ -36,6 +36,8 @@ pub struct KeptImage {
     pub as_of: Option<u64>,
     /// Of 1 MiB each.
     pub regions: u64,
+    /// By shared blocks.
+    pub checkpoint: bool,
 }
 
 /// Why an image is not written back.
@@ -78,7 +80,8 @@ impl Volume {
     pub fn kept_image(&self) -> Option<KeptImage> {
         let kept = self.keeping().lock();
         let (_, image) = kept.as_ref().filter(|(_, image)| !image.is_void())?;
-        Some(KeptImage { as_of: image.as_of(), regions: image.regions().len() as u64 })
+        let regions = image.regions().len() as u64;
+        Some(KeptImage { as_of: image.as_of(), regions, checkpoint: image.is_checkpoint() })
     }
 
     /// Sees to it that what `extent` holds is kept in image `life`, or that the image is known to be

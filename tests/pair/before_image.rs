@@ -26,7 +26,7 @@ fn whole_is(array: &Array, pattern: u8) -> Option<bool> {
 
 #[test]
 fn an_override_in_the_middle_of_a_resync_serves_what_the_copy_held_before() {
-    overridden(Pair::new());
+    overridden(Pair::new(), None);
 }
 
 /// The same with a checkpoint, where the file system shares blocks.
@@ -35,10 +35,11 @@ fn an_override_in_the_middle_of_a_resync_serves_a_checkpoint() {
     let Some(disk) = Disk::new("xfs") else { return };
     let mut pair = Pair::new();
     disk.under(&mut pair.b);
-    overridden(pair);
+    overridden(pair, Some(true));
 }
 
-fn overridden(mut pair: Pair) {
+/// `checkpoint`: whether it is one, where that is known.
+fn overridden(mut pair: Pair, checkpoint: Option<bool>) {
     let born = Instant::now();
     let (a, b) = pair.in_sync();
     if qemu_io(&a.place, "write -P 0x11 0 64M").is_none_or(|done| done.is_err()) {
@@ -55,6 +56,9 @@ fn overridden(mut pair: Pair) {
         (kept >= COPIED).then_some(())
     });
     assert_eq!(images(&b), 1);
+    if let Some(expected) = checkpoint {
+        assert_eq!(b.group()["volumes"][0]["kept"]["checkpoint"], expected);
+    }
     let shown = b.cli(&["showrcopy"]);
     assert!(shown.contains("being brought up to date"), "{shown}");
     std::thread::sleep(WITNESS_AGE.saturating_sub(born.elapsed()));
