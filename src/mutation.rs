@@ -96,6 +96,14 @@ pub enum Mutation {
     R18EnrolsBoth,
     /// Rule 18: what the copy of an array that is enrolled holds counts.
     R18CopyCounts,
+    /// The witness listens to anybody about any group.
+    WitnessOwnersIgnored,
+    /// A group is over here because the witness or the other array says so.
+    ToldRemovedRemoves,
+    /// Both arrays go on exporting the volumes of a group that was removed.
+    RemovedKeepsExports,
+    /// Whoever shows an identity may say which of its lives is the newest.
+    LivesOfAnyName,
     /// Join: nothing checks that the copies are equal.
     JoinWhileDirty,
     /// Resync: writers do not wait for the copy of their region.
