@@ -113,6 +113,8 @@ pub(super) struct Other {
     pub vote: Option<Vote>,
     /// Its promise as last told, and when the question was sent.
     pub promise: Option<(Promise, Time)>,
+    /// It says that the group was removed.
+    pub removed: bool,
 }
 
 /// Messages held for the disk at most: each voter has at most a handful of exchanges under way.
@@ -311,6 +313,9 @@ impl Arbiter {
 
     /// The operator removes the group: a tombstone here and with everybody reached.
     pub fn remove(&mut self, out: &mut Vec<ArbiterAction>) {
+        if self.is_removed() && self.is_durable() {
+            out.push(ArbiterAction::Removed); // a crash came between the vote and the objects
+        }
         self.entomb(out);
         for voter in [Voter::Array(self.me.other()), Voter::Witness] {
             self.say(voter, Body::Remove, out);
@@ -340,13 +345,16 @@ impl Arbiter {
         if from == Voter::Witness {
             self.witness.incarnation = message.incarnation.or(self.witness.incarnation);
         }
+        // Somebody else's word ends nothing here: without its group a volume is written to alone.
+        let removed = matches!(message.body, Body::Remove | Body::Removed);
+        self.other_mut(from).removed = removed;
+        if removed && mutation::on(Mutation::ToldRemovedRemoves) {
+            self.entomb(out);
+        }
         match message.body {
-            Body::Remove => {
-                self.entomb(out);
-                return self.say(from, Body::Removed, out);
-            }
-            Body::Removed => return self.entomb(out),
+            Body::Removed => return,
             _ if self.is_removed() => return self.say(from, Body::Removed, out),
+            Body::Remove => return,
             _ => {}
         }
         let Some(told) = message.chosen else { return };

@@ -9,6 +9,7 @@ mod fields;
 mod gate;
 mod message;
 mod overriding;
+mod owners;
 mod proposer;
 mod record;
 mod serving;
@@ -22,6 +23,7 @@ pub use config::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, S
 pub use fields::{Reader, Writer};
 pub use gate::{Gate, Mode};
 pub use message::{Body, Connection, Message, Promise};
+pub use owners::{Caller, OwnerMap, Owners, SiteName};
 pub use record::{Ballot, RECORD_FORMAT, Vote, VoterRecord};
 pub use timers::{LEASE_MAX, TimerError, Timers};
 pub use transition::Transition;

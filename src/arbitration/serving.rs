@@ -37,6 +37,12 @@ impl Arbiter {
         self.register.record.removed
     }
 
+    /// The other array or the witness says that the group was removed, and the operator of this array has
+    /// not said so yet.
+    pub const fn is_told_removed(&self) -> bool {
+        (self.peer.removed || self.witness.removed) && !self.is_removed()
+    }
+
     pub const fn is_split(&self) -> bool {
         self.split
     }

@@ -22,6 +22,8 @@ use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored};
 use crate::link::dial::PAUSE;
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::lives;
+use crate::link::places::{self, Place, Places};
+use crate::link::refusals::Refusals;
 use crate::link::said::Said;
 use crate::link::stream::Stream;
 use crate::link::watch::Board;
@@ -39,8 +41,9 @@ pub fn next_connection() -> Connection {
     Connection(CONNECTIONS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Connections that may be at their hello at once; more are closed, they are strangers.
-const STRANGERS_MAX: usize = 32;
+/// Connections that may be at their hello at once; more are closed. The other array's address has places of
+/// its own: its control connection and its lanes come together.
+const STRANGERS: places::Limits = places::Limits { strangers: 32, of_one: 4, known: 64 };
 
 /// What the link needs to know; shared by its tasks.
 #[derive(Debug)]
@@ -256,9 +259,10 @@ async fn read_lane_hello(stream: &mut Stream, mut bytes: Vec<u8>) -> io::Result<
 }
 
 /// Accepts the other array's connections, on array B's side, until dropped.
-pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
-    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
-    let said = Arc::new(Said::default());
+pub async fn keep_listening(link: Arc<Link>, listener: TcpListener, peer: SocketAddr) {
+    let strangers = Places::new(STRANGERS);
+    strangers.know(peer.ip());
+    let refusals = Arc::new(Refusals::default());
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -268,26 +272,25 @@ pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
-            tracing::warn!(%from, "replication connection closed: too many at their hello");
+        let from = from.ip();
+        let Some(place) = strangers.take(from) else {
+            if let Some(untold) = refusals.is_due(from, "too many") {
+                tracing::warn!(%from, untold, "replication connection closed: too many at their hello");
+            }
             continue;
         };
-        let (link, said) = (Arc::clone(&link), Arc::clone(&said));
+        let (link, refusals) = (Arc::clone(&link), Arc::clone(&refusals));
         tokio::spawn(async move {
             let Err(error) = welcome(&link, stream, place).await else { return };
-            if said.is_new(&error.to_string()) {
-                tracing::warn!(%from, %error, "replication connection refused");
+            if let Some(untold) = refusals.is_due(from, &error.to_string()) {
+                tracing::warn!(%from, %error, untold, "replication connection refused");
             }
         });
     }
 }
 
 /// Tells a control connection from a lane, and takes either in.
-async fn welcome(
-    link: &Arc<Link>,
-    stream: TcpStream,
-    place: tokio::sync::OwnedSemaphorePermit,
-) -> io::Result<()> {
+async fn welcome(link: &Arc<Link>, stream: TcpStream, place: Place) -> io::Result<()> {
     let begun = async {
         let mut stream = Stream::accepted(stream, link.tls.as_ref()).await?;
         let mut magic = vec![0; 4];
@@ -349,7 +352,6 @@ pub async fn keep_witness(
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
     events: mpsc::UnboundedSender<Event>,
-    restored: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
@@ -370,9 +372,8 @@ pub async fn keep_witness(
                 tracing::info!(%address, %error, "connection to the witness lost");
             }
             Err(error) => {
-                if Restored::is(&error) {
-                    restored.notify_one();
-                }
+                // `Restored` as well: whether this array's copies count is the other array's word alone. Without
+                // the witness's grants an array whose backup was restored serves nothing before it has that.
                 if said.is_new(&error.to_string()) {
                     tracing::warn!(%address, %error, "the witness is not reached");
                 }

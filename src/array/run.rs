@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::arbitration::Timers;
 use crate::config::{ArrayConfig, EngineChoice};
@@ -35,6 +35,7 @@ use super::exports::{ExportTable, PORTAL_GROUP_TAG};
 use super::handle::{AbsentCopies, Handle, Shared};
 use super::metadata::Metadata;
 use super::peer::{self, Link};
+use super::rpc::{PeerAnswer, PeerRefusal};
 use super::volumes::{OpenError, VolumeSet};
 use super::{data, start};
 
@@ -42,6 +43,8 @@ use super::{data, start};
 const STOP_LINGER: Duration = Duration::from_secs(2);
 /// How long the hand over of all groups may take before the array stops all the same.
 const HAND_OVER: Duration = Duration::from_secs(4);
+/// How often it is said that this array serves although the other one takes it for an old copy.
+const SERVES_AFTER_ALL: Duration = Duration::from_secs(10);
 /// How long hosts are given to log out when asked to.
 const LOGOUT_GRACE: Duration = Duration::from_secs(1);
 
@@ -90,11 +93,17 @@ fn engine(choice: EngineChoice) -> Engine {
 
 /// The surroundings of the controls: everything that goes through the handle runs as a task.
 #[derive(Debug)]
-struct Outside(Arc<Mutex<Option<Handle>>>);
+struct Outside {
+    handle: Arc<Mutex<Option<Handle>>>,
+    requests: Arc<Semaphore>,
+}
+
+/// Requests of the other array that are carried out at once; it has no more waiting itself.
+const REQUESTS_MAX: usize = 256;
 
 impl Outside {
     fn handle(&self) -> Option<Handle> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
@@ -107,7 +116,14 @@ impl Surroundings for Outside {
 
     fn peer_request(&self, body: Vec<u8>, reply: PeerReply) {
         if let Some(handle) = self.handle() {
-            tokio::spawn(async move { reply.send(handle.serve_peer(&body).await.encode()) });
+            let Ok(place) = Arc::clone(&self.requests).try_acquire_owned() else {
+                let why = "too many requests at once; try again";
+                return reply.send(PeerAnswer::refused(PeerRefusal::Other, why).encode());
+            };
+            tokio::spawn(async move {
+                reply.send(handle.serve_peer(&body).await.encode());
+                drop(place);
+            });
         }
     }
 
@@ -215,7 +231,10 @@ async fn serve(
         mailboxes: mailboxes.clone(),
         views: Arc::clone(&views),
         log: log.clone(),
-        surroundings: Box::new(Outside(Arc::clone(&outside))),
+        surroundings: Box::new(Outside {
+            handle: Arc::clone(&outside),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        }),
         inputs: inputs.clone(),
         probe: data_dir.probe(),
     });
@@ -272,6 +291,7 @@ async fn serve(
         name: config.array.name.clone(),
         system: config.system_id(),
         lanes,
+        peer: String::new(),
     };
     let restored = Arc::new(Notify::new());
     let links = Links {
@@ -317,7 +337,7 @@ struct Links<'a> {
     age: &'a Age,
     mailboxes: &'a Mailboxes,
     inputs: &'a mpsc::UnboundedSender<Input>,
-    /// Told when another end knows of a later life of this array.
+    /// Told when the other array knows of a later life of this one.
     restored: &'a Arc<Notify>,
 }
 
@@ -370,11 +390,11 @@ async fn start_links(
         match config.side() {
             crate::arbitration::Side::A => {
                 // A dials; its address is kept open only to tell a misconfigured peer so.
-                tokio::spawn(peer::keep_listening(Arc::clone(&link), listener));
+                tokio::spawn(peer::keep_listening(Arc::clone(&link), listener, peer.address));
                 tokio::spawn(peer::keep_dialling(link, peer.address));
             }
             crate::arbitration::Side::B => {
-                tokio::spawn(peer::keep_listening(link, listener));
+                tokio::spawn(peer::keep_listening(link, listener, peer.address));
             }
         }
     }
@@ -393,24 +413,26 @@ async fn start_links(
             .secures(witness.allow_plaintext)
             .map(|at| Tls::open(at, own(), Whom::AnyWitness))
             .transpose()?;
-        tokio::spawn(super::peer::keep_witness(
-            hello.clone(),
-            age.clone(),
-            timers,
-            witness.address,
-            tls,
-            channel,
-            Arc::clone(restored),
-        ));
+        let peer = config.peer.as_ref().map(|peer| peer.name.clone()).unwrap_or_default();
+        let hello = Hello { peer, ..hello.clone() };
+        tokio::spawn(super::peer::keep_witness(hello, age.clone(), timers, witness.address, tls, channel));
     }
     Ok(())
 }
 
-/// Waits until the other end of a link knows of a later life of this array; this process is then run anew,
+/// Waits until the other array knows of a later life of this one (the witness's word is not enough); this process is then run anew,
 /// as an array that takes no part in any group until it is enrolled (FAILURES F33).
 async fn begin_as_new(handle: Handle, restored: Arc<Notify>) {
     loop {
         restored.notified().await;
+        if handle.serves_any() {
+            // It could not without grants of those who know its lives.
+            tracing::error!(
+                "the other array takes this data_dir for a restored one; this array serves, and goes on"
+            );
+            tokio::time::sleep(SERVES_AFTER_ALL).await;
+            continue;
+        }
         tracing::error!(
             "the data_dir is older than what was heard of this array: it was restored from a backup, or copied. \
              This array goes on as a new one, and its copies are made anew"

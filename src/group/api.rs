@@ -404,6 +404,11 @@ pub enum Reason {
     Overriding,
     #[error("the group was removed")]
     Removed,
+    #[error(
+        "the other array or the witness says that the group was removed while this array was away; its \
+         volumes stay closed until `removercopygroup` is given here, which also takes back their exports"
+    )]
+    RemovedElsewhere,
 }
 
 impl Reason {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::arbitration::{
-    Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Quorum, Side, Timers, Voter,
-    VoterRecord, WitnessAction, WitnessCore,
+    Body, Caller, Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Quorum, Side, Timers,
+    Voter, VoterRecord, WitnessAction, WitnessCore,
 };
 use crate::block::{Extent, Op, Outcome, Request as BlockRequest, StoreResult};
 use crate::mirror::{Context, DirtyMap, Geometry, LaneId, Limits, Volume, VolumeAction, VolumeId};
@@ -511,7 +511,7 @@ impl Rig {
                 if self.witness_up && !self.cut[from + 1] {
                     let side = [Side::A, Side::B][from];
                     let mut out = Vec::new();
-                    self.witness.receive(side, connection, &[message], self.clock(), &mut out);
+                    self.witness.receive(&Caller::of(side), connection, &[message], self.clock(), &mut out);
                     self.witness_actions(out);
                 }
             }

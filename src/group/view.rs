@@ -143,6 +143,9 @@ impl Control {
         if self.is_diverged() {
             return Some(Reason::Diverged);
         }
+        if self.arbiter.is_told_removed() && self.secondary.accepted.is_none() {
+            return Some(Reason::RemovedElsewhere);
+        }
         if self.is_primary() {
             return Some(if self.stalled {
                 Reason::DataDirHangs

@@ -17,6 +17,7 @@ mod management;
 mod many_pairs;
 mod operator;
 mod read_errors;
+mod removal;
 mod site;
 mod story;
 mod tls;

@@ -299,7 +299,10 @@ impl Handle {
     pub(super) async fn remove_absent_group(&self, group: &Group) -> Result<(), CommandError> {
         let (uuid, name) = (group.uuid, group.name.clone());
         self.update(move |objects| {
-            objects.set_group_by_peer(&name, |group| group.started = false)?;
+            let group = objects.set_group_by_peer(&name, |group| group.started = false)?;
+            let members: Vec<_> = group.members.iter().map(|member| member.volume).collect();
+            // The other array may serve its copies of the same identity.
+            members.into_iter().for_each(|volume| objects.unexport(volume));
             objects.remove_group(&name, now_seconds()).map(drop)
         })
         .await?;

@@ -4,8 +4,9 @@ use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
-use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
+use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::VolumeId;
+use crate::mutation::{self, Mutation};
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
 };
@@ -154,8 +155,17 @@ impl Handle {
         volume: &VirtualVolume,
     ) -> Result<(), CommandError> {
         let (id, member) = (group.group_id(), volume.volume_id());
+        // Only the array that serves the volume goes on with it; two copies of one identity are never written to
+        // by hosts at the same time.
+        let (uuid, keeps) = (volume.uuid, self.serves(group));
         let (group, volume) = (group.name.clone(), volume.name.clone());
-        self.update(move |objects| objects.dismiss(&group, &volume)).await?;
+        self.update(move |objects| {
+            if !keeps && !mutation::on(Mutation::RemovedKeepsExports) {
+                objects.unexport(uuid);
+            }
+            objects.dismiss(&group, &volume)
+        })
+        .await?;
         self.control(move |controller| controller.dismiss(id, member)).await
     }
 
@@ -367,7 +377,12 @@ impl Handle {
             // Nobody mirrors to this copy; its volumes become this array's own.
             return self.remove_absent_group(&entry).await;
         }
-        snapshot.as_ref().clone().remove_group(group, 0)?;
+        if self.is_removed_elsewhere(&entry) {
+            // This array may not have heard that it was stopped.
+            self.forget_started(&entry).await?;
+        } else {
+            snapshot.as_ref().clone().remove_group(group, 0)?;
+        }
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
             Ok(()) | Err(CommandError::PeerUnreachable) => {}
@@ -378,10 +393,35 @@ impl Handle {
         self.remove_group_here(&entry).await
     }
 
+    fn is_removed_elsewhere(&self, group: &Group) -> bool {
+        self.view(group.group_id()).is_some_and(|view| view.reason == Some(Reason::RemovedElsewhere))
+    }
+
+    async fn forget_started(&self, group: &Group) -> Result<(), CommandError> {
+        let name = group.name.clone();
+        let stop = move |objects: &mut Objects| {
+            objects.set_group_by_peer(&name, |group| group.started = false).cloned()
+        };
+        let stopped = self.update(stop).await?;
+        self.control(move |controller| controller.policy_changed(&stopped)).await
+    }
+
+    /// Ends a stopped group on this array. Unless this array serves it, its volumes are exported to nobody from
+    /// then on: the other array goes on with the copies of the same identity.
     pub(super) async fn remove_group_here(&self, group: &Group) -> Result<(), CommandError> {
+        // Before anything changes: a volume may be written to alone only when its group is gone.
+        self.snapshot().as_ref().clone().remove_group(&group.name, 0)?;
         self.absent.remove(group.uuid);
+        if !self.serves(group) && !mutation::on(Mutation::RemovedKeepsExports) {
+            let members: Vec<_> = group.members.iter().map(|member| member.volume).collect();
+            self.update(move |objects| {
+                members.into_iter().for_each(|volume| objects.unexport(volume));
+                Ok(())
+            })
+            .await?;
+        }
         match self.command(group.group_id(), Command::Remove).await {
-            // The other array's tombstone may have come first: the control is gone already.
+            // An absent group has no control.
             Ok(()) | Err(CommandError::Object(ObjectError::Missing { .. })) => {}
             Err(error) => return Err(error),
         }

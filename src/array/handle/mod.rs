@@ -204,6 +204,16 @@ impl Handle {
         Ok(value)
     }
 
+    /// Does this array serve a group right now?
+    pub fn serves_any(&self) -> bool {
+        self.views.load().values().any(|view| view.reason.is_none())
+    }
+
+    /// Does this array serve the group right now?
+    fn serves(&self, group: &Group) -> bool {
+        self.view(group.group_id()).is_some_and(|view| view.reason.is_none())
+    }
+
     fn is_primary(&self, group: &Group) -> bool {
         self.view(group.group_id()).is_some_and(|view| view.role == Role::Primary)
     }
