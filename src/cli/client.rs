@@ -81,6 +81,18 @@ fn tls(trust: &Path) -> Result<TlsConfig, Failure> {
         .build())
 }
 
+/// A password is said in the clear on this machine only, unless the user writes so.
+fn may_say_password(scheme: Option<&str>, secured: bool, address: SocketAddr) -> Result<(), Failure> {
+    if secured || scheme == Some("http") || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let problem = format!(
+        "the password would be sent to {address} unencrypted: name the array's certificate with --trust or \
+         TWINLUN_TRUST (`twinlun pair CONFIG` on the array prints it), or write http:// to consent"
+    );
+    Err(problem.into())
+}
+
 impl Client {
     /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array. An
     /// encrypted API is believed by `trust`, else by the certificate that lies beside that token.
@@ -97,10 +109,14 @@ impl Client {
         let address: SocketAddr = with_port.ok().and_then(|mut found| found.next()).ok_or_else(|| {
             format!("`{host}` is no address; write ADDRESS or ADDRESS:PORT (--array or TWINLUN_ARRAY)")
         })?;
-        let certificate = crate::management::certificate_path(address);
-        let trust =
-            trust.or_else(|| (scheme != Some("http") && certificate.exists()).then_some(&*certificate));
+        let certificate =
+            if scheme == Some("http") { None } else { crate::management::local_certificate(address) };
+        let trust = trust.or(certificate.as_deref());
         let secured = scheme == Some("https") || (scheme.is_none() && trust.is_some());
+        let user = (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD"));
+        if matches!(user, (Ok(_), Ok(_))) {
+            may_say_password(scheme, secured, address)?;
+        }
         let mut config =
             ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
         if secured {
@@ -121,7 +137,7 @@ impl Client {
             (false, false) => format!("http://{address}"),
         };
         let mut client = Self { agent, base, key: String::new() };
-        client.key = match (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD")) {
+        client.key = match user {
             (Ok(user), Ok(password)) => {
                 let body = json!({"user": user, "password": password});
                 let answer = client.request("POST", "/api/v1/credentials", Some(&body))?;
@@ -129,7 +145,7 @@ impl Client {
             }
             _ => {
                 let path = crate::management::token_path(address);
-                std::fs::read_to_string(&path).map_err(|error| {
+                crate::management::read_token(address).map_err(|error| {
                     format!(
                         "no array on this machine listens on {address} for this user ({}: {error}); \
                          start it, name another with --array, or set TWINLUN_USER and TWINLUN_PASSWORD",
@@ -199,7 +215,16 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::{segment, vlun_path};
+    use super::{may_say_password, segment, vlun_path};
+
+    #[test]
+    fn no_password_leaves_the_machine_in_the_clear_without_consent() {
+        let (here, there) = ("127.0.0.1:8008".parse().unwrap(), "192.0.2.1:8008".parse().unwrap());
+        let said = may_say_password(None, false, there).unwrap_err().to_string();
+        assert!(said.contains("--trust") && said.contains("http://"), "{said}");
+        assert!(may_say_password(Some("http"), false, there).is_ok());
+        assert!(may_say_password(None, true, there).is_ok() && may_say_password(None, false, here).is_ok());
+    }
 
     #[test]
     fn a_name_never_reaches_beyond_its_segment() {

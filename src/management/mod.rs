@@ -6,6 +6,7 @@
 mod auth;
 mod bounds;
 mod error;
+mod guesses;
 mod metrics;
 mod objects;
 mod remotecopy;
@@ -15,7 +16,7 @@ mod transport;
 
 pub use auth::{UsersError, set_user};
 pub use server::{ServeError, serve};
-pub use token::{certificate_path, token_path};
+pub use token::{certificate_path, local_certificate, read_token, token_path};
 
 /// Body of an answer or request.
 pub(crate) type Json = serde_json::Value;
