@@ -12,6 +12,7 @@ use crate::arbitration::{Connection, Timers};
 use crate::group::Liveness;
 use crate::sys::clock;
 use crate::time::Time;
+use crate::tls::Shown;
 use crate::wire::{self, Frame, Hello};
 
 use super::stream::Stream;
@@ -78,7 +79,7 @@ impl Framed {
     pub async fn hello(&mut self) -> io::Result<Hello> {
         let read = async {
             loop {
-                if let Some((frame, length)) = wire::decode(&self.received).map_err(io::Error::other)? {
+                if let Some((frame, length)) = wire::decode_first(&self.received).map_err(io::Error::other)? {
                     self.received.drain(..length);
                     return io::Result::Ok(frame);
                 }
@@ -150,6 +151,7 @@ pub async fn run(
     let sender = Sender(queue);
     // The owner is gone only while the process ends.
     let _ = events.send(Event::Up { connection, hello, sender: sender.clone() });
+    let shown = framed.stream.shown().cloned();
     let (read, write) = tokio::io::split(framed.stream);
     let liveness = Liveness::new(timers.heartbeat, timers.link_timeout, clock::now().grantor);
     let (pongs, heard) = mpsc::unbounded_channel();
@@ -157,6 +159,7 @@ pub async fn run(
         error = receive(read, framed.received, connection, &sender, &pongs, &events) => error,
         error = transmit(write, outgoing) => error,
         error = beat(liveness, &sender, heard) => error,
+        error = distrust(shown) => error,
     };
     let _ = events.send(Event::Down { connection });
     error
@@ -223,6 +226,13 @@ async fn transmit(mut write: WriteHalf<Stream>, mut outgoing: mpsc::Receiver<Fra
         }
     }
     io::ErrorKind::BrokenPipe.into()
+}
+
+/// Ends when the other end's certificate is believed no more. Lanes end with their control connection.
+async fn distrust(shown: Option<Shown>) -> io::Error {
+    let Some(shown) = shown else { return std::future::pending().await };
+    shown.is_over().await;
+    io::Error::other(format!("the certificate of {} is believed here no more", shown.site))
 }
 
 /// Sends pings, and ends when too long none was answered.

@@ -29,6 +29,10 @@ fn end(at: &Path, name: &str, others: &[&str], whom: Whom) -> Arc<Tls> {
 
 /// What the listening end says of a caller.
 async fn meet(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Site> {
+    Ok(shown(listening, calling).await?.site)
+}
+
+async fn shown(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Shown> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let caller = tokio::spawn(async move {
@@ -38,12 +42,12 @@ async fn meet(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Site> {
         stream.read_u8().await
     });
     let (stream, _) = listener.accept().await.unwrap();
-    let (mut stream, site) = listening.accept(stream).await?;
+    let (mut stream, shown) = listening.accept(stream).await?;
     let heard = stream.read_u8().await?;
     stream.write_all(&[heard]).await?;
     stream.flush().await?;
     caller.await.unwrap()?;
-    Ok(site)
+    Ok(shown)
 }
 
 #[tokio::test]
@@ -237,6 +241,25 @@ fn keys_and_cards_are_there_after_a_power_failure() {
     };
     assert!(!added(Some(Mutation::CardNotFlushed)));
     assert!(added(None));
+}
+
+#[tokio::test]
+async fn whoever_was_believed_is_noticed_when_its_certificate_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let (witness, a) = (end(at, "w", &["a", "b"], Whom::AnyArray), end(at, "a", &["w"], Whom::AnyArray));
+    let shown_a = shown(Arc::clone(&witness), a).await.unwrap();
+    let shown_b = shown(witness, end(at, "b", &["w"], Whom::AnyArray)).await.unwrap();
+    let within = |seconds| Duration::from_secs(seconds);
+    tokio::time::timeout(within(3), shown_a.is_over()).await.unwrap_err();
+    // Its key was replaced, and the new certificate brought here.
+    let keys = Directory::new(&at.join("w"));
+    let new = Directory::new(&at.join("a")).make_own(&Site::array("a"), &[], true).unwrap().card;
+    keys.add(&new, &["a".to_owned()]).unwrap();
+    tokio::time::timeout(within(10), shown_a.is_over()).await.unwrap();
+    tokio::time::timeout(within(3), shown_b.is_over()).await.unwrap_err();
+    fs::remove_file(at.join("w/b.array.pem")).unwrap();
+    tokio::time::timeout(within(10), shown_b.is_over()).await.unwrap();
 }
 
 #[test]

@@ -237,6 +237,28 @@ fn strangers_who_take_every_place_keep_nobody_out() {
     assert!(lines <= 4, "{lines} lines");
 }
 
+#[test]
+fn a_certificate_that_is_taken_back_ends_the_connections_of_its_site() {
+    let mut pair = secured();
+    let (a, mut b) = pair.in_sync();
+    let at = pair.directory.path().to_owned();
+    for keys in ["array-b.tls", "witness.tls"] {
+        fs::rename(at.join(keys).join("array-a.array.pem"), at.join(format!("{keys}.kept"))).unwrap();
+    }
+    let over = "the certificate of array array-a is believed here no more";
+    b.daemon.says(over);
+    pair.witness.says(over);
+    until("the links are gone", LIMIT, || {
+        let picture = a.get("/api/twinlun/rcopy");
+        (picture["targetUp"] == false && picture["witnessUp"] == false).then_some(())
+    });
+    for keys in ["array-b.tls", "witness.tls"] {
+        fs::rename(at.join(format!("{keys}.kept")), at.join(keys).join("array-a.array.pem")).unwrap();
+    }
+    b.until_in_sync();
+    a.until_in_sync();
+}
+
 /// The status that a client gets, or why it gets none.
 fn curl(array: &Array, scheme: &str, trust: Option<&Path>) -> Result<String, String> {
     let mut command = Command::new(BINARY);
