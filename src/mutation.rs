@@ -108,6 +108,8 @@ pub enum Mutation {
     JoinWhileDirty,
     /// Resync: writers do not wait for the copy of their region.
     CopyDoesNotExclude,
+    /// Verify: writers do not wait for the check of their region.
+    VerifyWithoutHold,
     /// Rule 2: the store reports a stable write done while it is not.
     StoreWriteNotStable,
     /// Rule 2: the store reports a flush done without one.

@@ -27,8 +27,10 @@ use crate::wire::{self, Frame, Hello, Role};
 
 mod members;
 mod pace;
+mod verify;
 
 use pace::Pace;
+pub use verify::finding;
 
 use super::age::Age;
 use super::events::EventLog;

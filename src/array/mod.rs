@@ -15,5 +15,6 @@ mod run;
 mod start;
 pub mod volumes;
 
+pub use control::finding;
 pub use handle::{CommandError, Handle, Links, NewVolume};
 pub use run::{RunError, run};

@@ -129,18 +129,18 @@ impl Link {
             lane,
             side: self.side,
             newest: frame::VERSION,
-            oldest: frame::VERSION,
+            oldest: frame::OLDEST,
         }
     }
 
     /// Gives a lane to the data thread that owns its number.
-    fn hand_over(&self, stream: Stream, lane: LaneId) -> io::Result<()> {
+    fn hand_over(&self, stream: Stream, lane: LaneId, version: u8) -> io::Result<()> {
         let stream = stream.carried()?;
         let connection = LaneConnection { lane, number: next_connection().0 };
         let (volumes, events) = (Arc::clone(&self.volumes), self.lanes.clone());
         let board = Arc::clone(&self.board);
         let call = move || {
-            tokio::task::spawn_local(lane::serve(stream, connection, board, volumes, events));
+            tokio::task::spawn_local(lane::serve(stream, connection, version, board, volumes, events));
         };
         self.mailboxes.send(self.mailboxes.thread_of(lane), Job::Call(Box::new(call)));
         Ok(())
@@ -221,6 +221,8 @@ async fn dial_lane(
     if hello.boot_nonce != nonce || hello.lane != lane {
         return Err(io::Error::other("the lane ends at another life of the other array"));
     }
+    check_versions(&hello)?;
+    let version = hello.newest;
     let (guard, watch) = tokio::sync::oneshot::channel();
     let stream = stream.carried()?;
     let connection = LaneConnection { lane, number: next_connection().0 };
@@ -228,7 +230,7 @@ async fn dial_lane(
     let board = Arc::clone(&link.board);
     let call = move || {
         tokio::task::spawn_local(async move {
-            lane::serve(stream, connection, board, volumes, events).await;
+            lane::serve(stream, connection, version, board, volumes, events).await;
             drop(guard);
         });
     };
@@ -337,11 +339,25 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: Stream, begun: Vec<u8>) -> i
     if !known || hello.lane.0 >= link.hello.lanes.max(1) || !rest.is_empty() {
         return Err(io::Error::other("a lane of no array that is linked now"));
     }
+    check_versions(&hello)?;
     let mut bytes = Vec::new();
     frame::encode_hello(&link.lane_hello(hello.lane), &mut bytes);
     stream.write_all(&bytes).await?;
     stream.flush().await?;
-    link.hand_over(stream, hello.lane)
+    link.hand_over(stream, hello.lane, hello.newest)
+}
+
+/// Both ends speak a version of the lane format in common.
+fn check_versions(hello: &LaneHello) -> io::Result<()> {
+    let LaneHello { newest, oldest, .. } = *hello;
+    if oldest <= frame::VERSION && newest >= frame::OLDEST {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the other array speaks versions {oldest} to {newest} of the lane format, this one {} to {}",
+        frame::OLDEST,
+        frame::VERSION
+    )))
 }
 
 /// Keeps a connection to the witness.

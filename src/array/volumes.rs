@@ -19,7 +19,7 @@ use crate::store::objects::{Objects, Provisioning, VirtualVolume};
 use crate::store::{DataFile, VolumeFileError, is_before_image};
 use crate::sys::directory;
 use crate::sys::engine::Engine;
-use crate::volume::{DataThread, Listener, Mailboxes, Mending, Volume};
+use crate::volume::{DataThread, For, Listener, Mailboxes, Mending, Volume};
 
 use super::events::EventLog;
 use super::metadata::Metadata;
@@ -109,9 +109,17 @@ impl Listener for Maps {
 
 /// A mending in words; `count`: how many this volume had since the array was started.
 fn describe(volume: &Volume, mending: Mending, count: u64) -> String {
-    let Mending { lba, mended, failed_at } = mending;
+    let Mending { lba, mended, failed_at, found_by } = mending;
     let path = volume.file().path().display();
     match failed_at {
+        Some(at) if found_by == For::Verify => {
+            format!("{path}: verify found that LBA {at} can be neither read nor written; replace that disk")
+        }
+        None if found_by == For::Verify => format!(
+            "{path}: verify found {mended} blocks of 4 KiB from LBA {lba} on that could not be read; they were \
+             written anew with the other array's blocks; {count} such finds and reads since the start; watch \
+             that disk"
+        ),
         Some(at) => format!(
             "{path}: LBA {at} can be neither read nor written; the host was answered with the other array's \
              data; replace that disk"

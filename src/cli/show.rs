@@ -157,7 +157,7 @@ pub fn events(value: &Value, json: bool) {
 }
 
 /// Date and time (UTC) of seconds since 1970.
-fn calendar(seconds: u64) -> String {
+pub fn calendar(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years of 366 or 365 days, counted from a 1 March, so that the leap day comes last: the days
     // since 1 March of year 0 are split into 400, 100, 4 and 1 years.
@@ -249,6 +249,12 @@ pub fn remote_copy(value: &Value, json: bool) {
                 );
             } else if volume["mixture"] == true {
                 println!("  {name}: a mixture of old and new until it is in sync; do not override with it.");
+            }
+        }
+        for volume in group["volumes"].as_array().into_iter().flatten() {
+            if volume["verify"].is_object() {
+                let name = text(&volume["localVolume"]);
+                println!("  {name}: {}", super::verify::line(&volume["verify"]));
             }
         }
         if group["serves"] != true {

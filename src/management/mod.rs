@@ -13,6 +13,7 @@ mod remotecopy;
 mod server;
 mod token;
 mod transport;
+mod verify;
 
 pub use auth::{UsersError, set_user};
 pub use server::{ServeError, serve};

@@ -139,7 +139,7 @@ fn remote_name(api: &Api, group: &Group) -> String {
 }
 
 /// The group an operator means: by its name here, or by its name at the other array.
-fn find(api: &Api, objects: &Objects, name: &str) -> Result<Group, ApiError> {
+pub fn find(api: &Api, objects: &Objects, name: &str) -> Result<Group, ApiError> {
     let by_name = objects.group_named(name);
     by_name
         .or_else(|| objects.groups().find(|group| remote_name(api, group) == name))
@@ -427,7 +427,8 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     let kept = open.as_ref().and_then(crate::volume::Volume::kept_image);
                     Some(json!({
                         "localVolume": volume.name, "id": volume.id, "remoteVolume": member.remote_name,
-                        "mixture": open.is_some_and(|volume| volume.is_mixture()),
+                        "mixture": open.as_ref().is_some_and(crate::volume::Volume::is_mixture),
+                        "verify": open.as_ref().and_then(super::verify::verify_json),
                         "kept": kept.map(|kept| json!({
                             "asOf": kept.as_of, "regions": kept.regions, "checkpoint": kept.checkpoint,
                         })),

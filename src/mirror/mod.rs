@@ -9,6 +9,7 @@ mod api;
 mod before;
 mod command;
 mod copy;
+mod findings;
 pub mod frame;
 mod host;
 mod map;
@@ -19,6 +20,7 @@ mod overlap;
 mod regions;
 mod secondary;
 mod session;
+mod verify;
 mod volume;
 
 #[cfg(test)]
@@ -29,6 +31,10 @@ mod tests;
 pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
     MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
+};
+pub use findings::{
+    DIFFERENCES_MAX, Difference, Finding, PIECE_BLOCKS, Sum, VerifyEnd, VerifyRefused, VerifyReport,
+    Weighing, pieces,
 };
 pub use map::{DirtyMap, MapPage};
 pub use map_page::MapError;

@@ -8,6 +8,7 @@ use crate::time::{Duration, Time};
 
 use super::api::{Context, RegionRun, VolumeAction};
 use super::command::Stage;
+use super::findings::VerifyEnd;
 use super::volume::{Membership, Volume};
 
 /// How long hosts' commands wait for the group's control after their volume entered a group.
@@ -62,6 +63,7 @@ impl Volume {
 
     /// Takes the volume out of its group: solitary, its map cleared.
     pub fn withdraw(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        self.end_verify(VerifyEnd::NotInSync, out);
         self.end_session();
         self.end_applies(out);
         self.group = None;
@@ -133,6 +135,7 @@ impl Volume {
             self.map.clear_all_activity();
             self.map.clear_all_out_of_sync();
         }
+        self.verify_after_change(same_tenure, out);
         self.settle(cx, out);
     }
 

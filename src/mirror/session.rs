@@ -1,6 +1,6 @@
 //! The mirror session as primary: what is sent, on which lane, and what its end means (rule 14).
 
-use crate::block::{Op, StoreResult};
+use crate::block::{Extent, Op, StoreResult};
 use crate::mutation::{self, Mutation};
 use crate::time::Time;
 
@@ -126,10 +126,9 @@ impl Volume {
     pub(super) fn address_copy(
         &mut self,
         copy: u32,
-        region: u64,
+        extent: Extent,
         cx: Context,
     ) -> Option<(LaneId, FrameHeader)> {
-        let extent = self.region_extent(region);
         let tenure = self.tenure()?;
         let session = self.session.as_mut()?;
         let lane = session.pick(cx.lane)?;

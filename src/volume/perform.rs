@@ -9,7 +9,7 @@ use std::task;
 
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Request, StoreResult};
-use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId};
+use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId, frame};
 use crate::store::{Durability, Handle};
 use crate::sys::buffer::Buffer;
 
@@ -17,6 +17,7 @@ use super::lane::{LaneFrame, LaneOut};
 use super::mend;
 use super::shell::{Effects, Volume};
 use super::thread::{DataThread, Job};
+use super::verify;
 use super::work::Work;
 use super::{Completion, CompletionQueue};
 
@@ -115,10 +116,54 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 out.push(LaneFrame::Acknowledge { volume: volume.id(), session, sequence, result });
             }
         }
-        Work::Give { group, lane, header, data } => {
+        Work::Give { group, lane, header, data, sums } => {
             if let Some(out) = thread.lane(lane) {
-                out.push(LaneFrame::Given { group, volume: volume.id(), header, data });
+                let volume = volume.id();
+                out.push(if sums {
+                    LaneFrame::Sums { group, volume, header, data }
+                } else {
+                    LaneFrame::Given { group, volume, header, data }
+                });
             }
+        }
+        Work::LendSums { apply, extent } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.lent(apply, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let summed = verify::sum(&handle, extent).await;
+                let read = summed.map(|summed| Buffer::copy_of(summed.sums.as_flattened()));
+                move |effects: &mut Effects| volume.lent(apply, read, effects)
+            });
+        }
+        Work::Sum { group, check, lane, header } => {
+            match thread.lane(lane) {
+                Some(out) if out.version() >= frame::KNOWS_SUMS => {
+                    out.push(LaneFrame::AskSums { group, volume: volume.id(), header });
+                }
+                Some(_) => volume.verify_unknown_there(next),
+                // The lane's loss ends the session, and the check with it.
+                None => {}
+            }
+            let Some(handle) = thread.handle(volume) else {
+                volume.summed(check, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let summed = verify::sum(&handle, header.extent).await;
+                move |effects: &mut Effects| volume.summed(check, summed, effects)
+            });
+        }
+        Work::Weigh { check, extent, data } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.weighed(check, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let weighing = verify::weigh(&volume, &handle, extent, &data).await;
+                move |effects: &mut Effects| volume.weighed(check, weighing, effects)
+            });
         }
         Work::Lend { apply, extent } => {
             let Some(handle) = thread.handle(volume) else {
@@ -136,7 +181,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
-                let result = mend::mend(&volume, &handle, extent, &data).await;
+                let result = mend::mend(&volume, &handle, extent, &data, mend::For::Host).await;
                 move |effects: &mut Effects| volume.mended(command, result, effects)
             });
         }

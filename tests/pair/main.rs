@@ -13,6 +13,12 @@ mod growth;
 mod hanging_disk;
 mod identity;
 mod idle;
+#[path = "../host/initiator.rs"]
+#[allow(dead_code, reason = "the multipath host uses the rest")]
+mod initiator;
+#[path = "../durability/lun.rs"]
+#[allow(dead_code, reason = "the tests of durability use the rest")]
+mod lun;
 mod management;
 mod many_pairs;
 mod operator;
@@ -21,3 +27,4 @@ mod removal;
 mod site;
 mod story;
 mod tls;
+mod verify;

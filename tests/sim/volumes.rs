@@ -191,6 +191,9 @@ impl World {
                 let owner = Owner::Copy(Copying { id: copy, lane, header });
                 self.begin_io(a, v, owner, Kind::Read, header.extent, payload);
             }
+            VolumeAction::Sum { .. } | VolumeAction::AskBlocks { .. } => {
+                self.violate("a check of a verify that nobody asked for".into());
+            }
             VolumeAction::Apply { apply, header, .. } => {
                 let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
                 let Some(held) = held.filter(|h| h.id == apply) else { return };

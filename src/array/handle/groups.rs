@@ -436,15 +436,18 @@ impl Handle {
 
     async fn command(&self, group: GroupId, command: Command) -> Result<(), CommandError> {
         let wait = self.control(move |controller| controller.command(group, command)).await?;
-        let Some(wait) = wait else {
-            let uuid = Uuid::from_bytes(group.0);
-            let name = self.snapshot().group(uuid).map(|group| group.name.clone());
-            if let (Some(group), Some(copy)) = (name, self.absent.get(uuid)) {
-                return Err(CommandError::Absent { group, why: copy.why });
-            }
-            return Err(missing(Kind::Group, &uuid.to_string()));
-        };
+        let Some(wait) = wait else { return Err(self.takes_no_part(group)) };
         Ok(wait.await.map_err(|_| CommandError::ShuttingDown)??)
+    }
+
+    /// Why there is no control for a group.
+    pub(super) fn takes_no_part(&self, group: GroupId) -> CommandError {
+        let uuid = Uuid::from_bytes(group.0);
+        let name = self.snapshot().group(uuid).map(|group| group.name.clone());
+        if let (Some(group), Some(copy)) = (name, self.absent.get(uuid)) {
+            return CommandError::Absent { group, why: copy.why };
+        }
+        missing(Kind::Group, &uuid.to_string())
     }
 
     /// Tells the own control and, if it is linked, the other array of the group's objects.

@@ -5,6 +5,7 @@ mod absent;
 mod groups;
 mod hosts;
 mod peer;
+mod verify;
 mod volumes;
 
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub enum CommandError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Group(#[from] Refused),
+    #[error(transparent)]
+    Verify(#[from] crate::mirror::VerifyRefused),
     #[error("the size of a volume is between 1 MiB and 64 TiB, a multiple of 1 MiB; {0} bytes is not")]
     BadSize(u64),
     #[error("remote copy target {0} is not configured here ([peer] name)")]
