@@ -108,6 +108,7 @@ pub struct Member {
 pub struct Policies {
     /// The secondary may be promoted without an operator (ATF).
     pub auto_failover: bool,
+    /// Hosts are told which path serves (ALUA); else they find it by trying.
     pub path_management: bool,
     /// The group is mirrored again by itself after a loss of the mirror.
     pub auto_recover: bool,
