@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
-use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
+use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::VolumeId;
 use crate::mutation::{self, Mutation};
@@ -221,7 +221,9 @@ impl Handle {
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
         if !self.is_primary(&entry) {
             let (group, started) = (entry.uuid, entry.started);
-            self.tell_primary(&entry, PeerRequest::SetPolicies { group, started, policies }).await?;
+            // An operator's word, whatever this array knows of the present term of office.
+            let request = PeerRequest::SetPolicies { group, started, policies, tenure: None };
+            self.tell_primary(&entry, request).await?;
         }
         let name = entry.name;
         // Policies are no part of the group state: its number stays alike on both arrays.
@@ -234,10 +236,15 @@ impl Handle {
         self.share_policies(&group).await
     }
 
+    fn known_tenure(&self, group: &Group) -> Option<KnownTenure> {
+        self.view(group.group_id()).map(|view| view.tenure.into())
+    }
+
     /// Tells the other array a group's policies; one that is not reached hears of them when it is.
     async fn share_policies(&self, group: &Group) -> Result<(), CommandError> {
         let Group { uuid, started, policies, .. } = *group;
-        match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies }).await {
+        let tenure = self.known_tenure(group);
+        match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies, tenure }).await {
             Ok(()) | Err(CommandError::PeerUnreachable) => Ok(()),
             // An array that came back empty; a stopped group need not be there.
             Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) if !started => Ok(()),

@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::arbitration::GroupId;
 use crate::array::exports::PORTAL_GROUP_TAG;
-use crate::array::rpc::{AdmitVolume, PeerAnswer, PeerRefusal, PeerRequest};
-use crate::group::Event;
+use crate::array::rpc::{AdmitVolume, KnownTenure, PeerAnswer, PeerRefusal, PeerRequest};
+use crate::group::{Event, Role};
 use crate::iscsi::TargetRecord;
 use crate::mirror::VolumeId;
 use crate::store::objects::{Group, Kind, Member, ObjectError};
@@ -76,8 +76,15 @@ impl Handle {
             }
             PeerRequest::Offer(offer) => self.enrol_for_peer(offer).await,
             PeerRequest::GrowVolume { volume, size_bytes } => self.grow_local(volume, size_bytes).await,
-            PeerRequest::SetPolicies { group, started, policies } => {
+            PeerRequest::SetPolicies { group, started, policies, tenure } => {
                 let group = named(group)?;
+                let view = self.view(group.group_id());
+                let primary = view.filter(|view| view.role == Role::Primary);
+                if primary
+                    .is_some_and(|view| tenure.is_some_and(|told| told < KnownTenure::from(view.tenure)))
+                {
+                    return Ok(()); // of a former primary that does not know yet; it is told this array's
+                }
                 let group = self
                     .update(move |objects| {
                         let set = |g: &mut Group| (g.started, g.policies) = (started, policies);
