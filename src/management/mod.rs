@@ -7,6 +7,7 @@ mod auth;
 mod bounds;
 mod error;
 mod guesses;
+mod group_targets;
 mod metrics;
 mod objects;
 mod remotecopy;

@@ -21,7 +21,7 @@ use super::bounds::{Bounded, Client};
 use super::error::ApiError;
 use super::guesses::Guesses;
 use super::transport::Https;
-use super::{Json, metrics, objects, remotecopy, token, verify};
+use super::{Json, group_targets, metrics, objects, remotecopy, token, verify};
 use crate::array::Handle;
 use crate::config::ArrayConfig;
 use crate::link::refusals::Refusals;
@@ -96,6 +96,7 @@ fn router(api: Api) -> Router {
     let inside = Router::new()
         .merge(objects::routes())
         .merge(remotecopy::routes())
+        .merge(group_targets::routes())
         .merge(verify::routes())
         .layer(middleware::from_fn_with_state(api.clone(), must_have_session));
     Router::new()

@@ -24,6 +24,7 @@ mod many_pairs;
 mod operator;
 mod read_errors;
 mod removal;
+mod roles;
 mod site;
 mod story;
 mod tls;
