@@ -17,6 +17,8 @@ const WRITES: u64 = 300;
 /// A witness that has just started grants nothing for 10 s; then the failover.
 const FAILOVER: Duration = Duration::from_secs(60);
 
+/// Regions written to are marked active no more after this; A's map then names none.
+const QUIET: Duration = Duration::from_secs(8);
 /// Within this the arrays notice a witness that is another one, and enrol it.
 const ENROLMENT: Duration = Duration::from_secs(2);
 
@@ -179,15 +181,16 @@ fn a_removal_is_flushed_before_it_is_reported() {
     tell(removed_and_lost, &[("VolumeRemovalNotSynced", Member::A)]);
 }
 
-/// B's `data_dir` is lost while A writes alone. B is enrolled, and loses its power before anything was copied: that its
+/// B's `data_dir` is lost while nobody writes. B is enrolled, and loses its power before anything was copied: that its
 /// blank copy counts for nothing is known to its own dirty map alone.
 fn enrolled_and_lost(rig: &mut Rig) -> Result<(), String> {
     rig.make()?;
     let judge = Judge::new(rig, 5);
     judge.run();
     assert!(judge.write_on(WRITES, FAILOVER), "nobody serves");
-    rig.kill(&[Member::B]);
     judge.pause();
+    std::thread::sleep(QUIET);
+    rig.kill(&[Member::B]);
     fs::remove_dir_all(&rig.places[1].data_dir).unwrap();
     let dies = ("TWINLUN_FAULT".to_owned(), "dies_enrolled:1".to_owned());
     rig.places[1].environment.push(dies.clone());

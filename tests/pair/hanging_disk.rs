@@ -34,6 +34,8 @@ fn on_own_disk(place: &Place, at: &Path) -> Option<Array> {
         return None;
     }
     fs::write(place.config_path(), place.config()).unwrap();
+    // What the array is waited to say was said by its first start, too.
+    fs::remove_file(place.log_path()).unwrap();
     let mut command = Command::new("unshare");
     let script = r#"mount -o loop "$1" "$2" && rm -rf "$2/lost+found" && exec "$3" array --config "$4""#;
     command.args(["-m", "sh", "-c", script, "sh"]).arg(&image).arg(at).arg(BINARY).arg(place.config_path());
