@@ -193,6 +193,16 @@ fn another_pair_s_array_says_nothing_in_a_group() {
     assert!(!heard(&mut core, &Caller::of(Side::A), ask(1)).is_empty());
 }
 
+#[cfg(feature = "testing")]
+#[test]
+fn without_owners_anybody_says_something() {
+    let run = std::thread::spawn(|| {
+        mutation::set(Some(Mutation::WitnessOwnersIgnored));
+        another_pair_s_array_says_nothing_in_a_group();
+    });
+    assert!(run.join().is_err(), "the mutation changes nothing");
+}
+
 /// What a witness of version 1 wrote names no owners: each side is the first one's that speaks for it.
 #[test]
 fn an_image_of_version_1_is_read_and_its_groups_find_their_owners() {

@@ -368,6 +368,7 @@ pub async fn keep_witness(
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
     events: mpsc::UnboundedSender<Event>,
+    doubted: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
@@ -388,8 +389,9 @@ pub async fn keep_witness(
                 tracing::info!(%address, %error, "connection to the witness lost");
             }
             Err(error) => {
-                // `Restored` as well: whether this array's copies count is the other array's word alone. Without
-                // the witness's grants an array whose backup was restored serves nothing before it has that.
+                if Restored::is(&error) {
+                    doubted.notify_one();
+                }
                 if said.is_new(&error.to_string()) {
                     tracing::warn!(%address, %error, "the witness is not reached");
                 }

@@ -43,7 +43,9 @@ use super::{data, start};
 const STOP_LINGER: Duration = Duration::from_secs(2);
 /// How long the hand over of all groups may take before the array stops all the same.
 const HAND_OVER: Duration = Duration::from_secs(4);
-/// How often it is said that this array serves although the other one takes it for an old copy.
+/// How long the other array has to be linked, or to say so itself, when the witness takes this one for an old copy.
+const PEER_SAYS: Duration = Duration::from_secs(10);
+/// How often it is said that this array serves although another end takes it for an old copy.
 const SERVES_AFTER_ALL: Duration = Duration::from_secs(10);
 /// How long hosts are given to log out when asked to.
 const LOGOUT_GRACE: Duration = Duration::from_secs(1);
@@ -294,17 +296,19 @@ async fn serve(
         peer: String::new(),
     };
     let restored = Arc::new(Notify::new());
+    let doubted = Arc::new(Notify::new());
     let links = Links {
         timers,
         hello: &hello,
         age: &age,
         mailboxes: &mailboxes,
         inputs: &inputs,
-        restored: &restored,
+        told: (&restored, &doubted),
     };
     start_links(config, lives, volumes.shared(), links).await?;
     tokio::spawn(handle.clone().keep_enrolling());
     tokio::spawn(age::keep_raising(handle.clone(), data_dir, age, metadata));
+    tokio::spawn(believe_witness(handle.clone(), doubted, Arc::clone(&restored)));
     tokio::spawn(begin_as_new(handle.clone(), restored));
     let forward = inputs.clone();
     tokio::spawn(async move {
@@ -337,8 +341,8 @@ struct Links<'a> {
     age: &'a Age,
     mailboxes: &'a Mailboxes,
     inputs: &'a mpsc::UnboundedSender<Input>,
-    /// Told when the other array knows of a later life of this one.
-    restored: &'a Arc<Notify>,
+    /// Told when the other array, and when the witness, knows of a later life of this one.
+    told: (&'a Arc<Notify>, &'a Arc<Notify>),
 }
 
 async fn start_links(
@@ -347,7 +351,7 @@ async fn start_links(
     volumes: crate::link::lane::Volumes,
     links: Links<'_>,
 ) -> Result<(), RunError> {
-    let Links { timers, hello, age, mailboxes, inputs, restored } = links;
+    let Links { timers, hello, age, mailboxes, inputs, told: (restored, doubted) } = links;
     let own = || Site::array(&config.array.name);
     if let Some(peer) = &config.peer {
         let (channel, mut events) = mpsc::unbounded_channel();
@@ -415,21 +419,38 @@ async fn start_links(
             .transpose()?;
         let peer = config.peer.as_ref().map(|peer| peer.name.clone()).unwrap_or_default();
         let hello = Hello { peer, ..hello.clone() };
-        tokio::spawn(super::peer::keep_witness(hello, age.clone(), timers, witness.address, tls, channel));
+        let (age, doubted) = (age.clone(), Arc::clone(doubted));
+        tokio::spawn(super::peer::keep_witness(hello, age, timers, witness.address, tls, channel, doubted));
     }
     Ok(())
 }
 
-/// Waits until the other array knows of a later life of this one (the witness's word is not enough); this process is then run anew,
+/// The witness knows of a later life of this array. The other array's word counts more, so that it gets the time to
+/// say the same; one that is linked has let this life in.
+async fn believe_witness(handle: Handle, doubted: Arc<Notify>, restored: Arc<Notify>) {
+    loop {
+        doubted.notified().await;
+        tokio::time::sleep(PEER_SAYS).await;
+        doubted.notified().await;
+        let linked = handle.links().await.is_ok_and(|links| links.peer.is_some());
+        if linked {
+            tracing::error!(
+                "the witness takes this data_dir for a restored one, the other array does not; check the witness"
+            );
+        } else {
+            restored.notify_one();
+        }
+    }
+}
+
+/// Waits until another end knows of a later life of this array; this process is then run anew,
 /// as an array that takes no part in any group until it is enrolled (FAILURES F33).
 async fn begin_as_new(handle: Handle, restored: Arc<Notify>) {
     loop {
         restored.notified().await;
         if handle.serves_any() {
             // It could not without grants of those who know its lives.
-            tracing::error!(
-                "the other array takes this data_dir for a restored one; this array serves, and goes on"
-            );
+            tracing::error!("this data_dir is taken for a restored one; this array serves, and goes on");
             tokio::time::sleep(SERVES_AFTER_ALL).await;
             continue;
         }

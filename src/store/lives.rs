@@ -66,6 +66,11 @@ struct Known {
 }
 
 impl Known {
+    /// The very same start.
+    fn is_of(&self, start: &Start) -> bool {
+        self.number >= start.number && self.nonce == start.nonce
+    }
+
     fn encode(&self) -> Vec<u8> {
         let length = u8::try_from(self.name.len()).unwrap_or(u8::MAX); // names are short
         let number = self.number.to_le_bytes();
@@ -121,12 +126,8 @@ impl Lives {
             {
                 return Err(LifeError::OtherName { name: name(), known: known.name.clone() });
             }
-            Some(known) if known.number >= start.number && known.nonce == start.nonce => {
-                if !known.name.is_empty() {
-                    return Ok(());
-                }
-            }
-            Some(known) if known.number >= start.number => {
+            Some(known) if known.is_of(start) && !known.name.is_empty() => return Ok(()),
+            Some(known) if known.number >= start.number && !known.is_of(start) => {
                 let (found, known) = (start.number, known.number);
                 return Err(LifeError::Restored { name: name(), found, known });
             }
@@ -208,6 +209,16 @@ mod tests {
         drop(lives);
         let mut lives = open(dir.path());
         lives.admit(&start(6, 2)).unwrap();
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn by_identity_alone_anybody_makes_it_old() {
+        let run = std::thread::spawn(|| {
+            mutation::set(Some(Mutation::LivesOfAnyName));
+            an_identity_is_one_array_s_and_nobody_else_makes_it_old();
+        });
+        assert!(run.join().is_err(), "the mutation changes nothing");
     }
 
     #[test]

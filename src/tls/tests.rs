@@ -302,7 +302,7 @@ fn a_site_s_certificate_is_replaced_only_when_that_is_said() {
     for replaced in [vec![], vec!["b".to_owned()]] {
         let said = keys.add(&second, &replaced).unwrap_err().to_string();
         assert!(said.contains("--replace-site a"), "{said}");
-        assert_eq!(keys.cards().unwrap(), [first.clone()]);
+        assert_eq!(keys.cards().unwrap(), std::slice::from_ref(&first));
     }
     assert!(keys.add(&second, &["a".to_owned()]).unwrap());
     assert_eq!(keys.cards().unwrap(), [second]);

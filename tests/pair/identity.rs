@@ -145,6 +145,31 @@ fn an_array_that_was_reverted_to_a_snapshot_is_mirrored_anew() {
     read_back(&a.place, 0x22);
 }
 
+/// While the other array is away the witness's word counts, or restarts would make the old copy look new.
+#[test]
+fn an_old_backup_beside_a_dead_array_is_told_so_by_the_witness() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    b.cli(&["setrcopygroup", "switchover", "g"]);
+    until("B serves", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    a.daemon.terminate();
+    let backup = pair.directory.path().join("backup");
+    copy(&pair.a.data_dir, &backup);
+    for _ in 0..2 {
+        let a = pair.a.start();
+        a.until_in_sync();
+        a.daemon.kill();
+    }
+    b.daemon.kill();
+    fs::remove_dir_all(&pair.a.data_dir).unwrap();
+    copy(&backup, &pair.a.data_dir);
+    let mut a = pair.a.start();
+    a.daemon.says("the data_dir of array-a is older than one heard here before");
+    a.daemon.says("takes no part until the primary has enrolled it");
+    let _b = pair.b.start();
+    a.until_in_sync();
+}
+
 #[test]
 fn two_arrays_of_one_side_are_told_so() {
     let pair = Pair::new();

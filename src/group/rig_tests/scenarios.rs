@@ -552,8 +552,7 @@ fn a_removed_group_leaves_tombstones() {
 }
 
 /// A witness that says, or was brought to believe, that a group is over.
-#[test]
-fn a_witness_s_tombstone_changes_nothing_in_a_group_that_lives() {
+fn told_removed() {
     let mut rig = in_sync();
     let mut out = Vec::new();
     let chosen = Some(rig.chosen(0));
@@ -680,6 +679,7 @@ rules! {
     t16_alone, T16NoContactNeeded;
     t18_switch_over, T18OwnVoteRefused;
     r16_restarted_secondary, R16BootNonceIgnored;
+    told_removed, ToldRemovedRemoves;
 }
 
 #[cfg(feature = "testing")]
