@@ -37,10 +37,10 @@ pub(super) enum Learned {
 pub(super) struct Register {
     pub record: VoterRecord,
     /// The lease promise; volatile. Meaningful while `until` is in the future.
-    holder: Option<Side>,
-    until: Time,
+    pub holder: Option<Side>,
+    pub until: Time,
     /// Accepts and grants nothing before (lineage rule, new incarnation).
-    refuses_until: Time,
+    pub refuses_until: Time,
 }
 
 impl Register {

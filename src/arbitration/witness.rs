@@ -11,7 +11,7 @@ use super::voter::{Identity, Learned, Register};
 use super::{Body, Connection, GroupId, Incarnation, LEASE_MAX, Message, Side, Timers, VoterRecord};
 
 /// All that a witness keeps durably.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessImage {
     pub incarnation: Incarnation,
     /// Grows with each durable change; the token in `/run` must name the same number.
@@ -73,25 +73,25 @@ pub enum WitnessAction {
 }
 
 /// Answers that wait for the disk.
-#[derive(Clone, Debug)]
-struct Held {
-    needs: u64,
-    connection: Connection,
-    messages: Vec<Message>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub needs: u64,
+    pub connection: Connection,
+    pub messages: Vec<Message>,
 }
 
 /// The pure core of the witness.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessCore {
     timers: Timers,
     incarnation: Incarnation,
-    sequence: u64,
-    durable: u64,
-    groups: BTreeMap<GroupId, Register>,
+    pub(super) sequence: u64,
+    pub(super) durable: u64,
+    pub(super) groups: BTreeMap<GroupId, Register>,
     /// Votes and grants of a new incarnation begin when every lease that an older one may have
     /// granted is over.
-    blanket: crate::time::Time,
-    held: VecDeque<Held>,
+    pub(super) blanket: crate::time::Time,
+    pub(super) held: VecDeque<Held>,
 }
 
 impl WitnessCore {
