@@ -59,7 +59,8 @@ pub fn heal(s: &Scenario, from: &World) -> Result<(), Violation> {
 fn want(world: &mut World, g: usize, at: usize) {
     let Some(arbiter) = world.members[g][at].arbiter() else { return };
     let chosen = arbiter.chosen();
-    let silent = arbiter.primary_is_silent(twinlun::time::Now { grantor: crate::world::BASE, holder: crate::world::BASE });
+    let silent = arbiter
+        .primary_is_silent(twinlun::time::Now { grantor: crate::world::BASE, holder: crate::world::BASE });
     let wish = if arbiter.is_primary() {
         if arbiter.witness_to_enrol().is_some() {
             Some(Transition::ReEnrol)

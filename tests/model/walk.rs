@@ -64,7 +64,16 @@ impl Chance {
 }
 
 fn scenario(kind: Kind, seed: u64, chance: &mut Chance) -> Scenario {
-    let few = Left { passes: 255, wishes: 1, cuts: 1, losses: 1, crashes: 1, offs: 1, pauses: 1, ..Left::default() };
+    let few = Left {
+        passes: 255,
+        wishes: 1,
+        cuts: 1,
+        losses: 1,
+        crashes: 1,
+        offs: 1,
+        pauses: 1,
+        ..Left::default()
+    };
     let left = Left { witness_restarts: 1, witness_losses: 1, twins: 1, ..few };
     let left = match kind {
         Kind::Plain => left,
@@ -108,7 +117,9 @@ fn draw(world: &World, s: &Scenario, chance: &mut Chance) -> Action {
         }
         450..620 => Action::Written(chance.below(4)),
         620..760 => Action::Tick(at),
-        760..900 => Action::Pass(if chance.one_in(40) { 400 } else { 6 } * (1 + chance.below(100) as u16) / 100 + 1),
+        760..900 => {
+            Action::Pass(if chance.one_in(40) { 400 } else { 6 } * (1 + chance.below(100) as u16) / 100 + 1)
+        }
         900..940 => Action::Connect(if chance.one_in(6) { 3 + at } else { chance.below(3) }),
         940..948 => Action::Cut(chance.below(5)),
         948..982 => {
@@ -116,7 +127,9 @@ fn draw(world: &World, s: &Scenario, chance: &mut Chance) -> Action {
             let Some(arbiter) = world.members[g][at].arbiter() else { return Action::Tick(at) };
             let both = arbiter.chosen().in_sync == twinlun::arbitration::InSync::Both;
             let wishes: &[Option<Transition>] = match (arbiter.is_primary(), both) {
-                (true, true) => &[None, Some(Drop), Some(SwitchOver), Some(HandOver), Some(ReEnrol), Some(PreElect)],
+                (true, true) => {
+                    &[None, Some(Drop), Some(SwitchOver), Some(HandOver), Some(ReEnrol), Some(PreElect)]
+                }
                 (true, false) => &[Some(Join), Some(Join), Some(ReEnrol)],
                 (false, _) => &[Some(Promote), Some(Promote), None],
             };

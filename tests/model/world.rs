@@ -171,7 +171,8 @@ impl World {
     /// The start of a scenario, by the protocol's own steps.
     pub fn start(s: &Scenario) -> Self {
         let first = FIRST;
-        let image = WitnessImage { incarnation: first, sequence: 1, groups: std::collections::BTreeMap::new() };
+        let image =
+            WitnessImage { incarnation: first, sequence: 1, groups: std::collections::BTreeMap::new() };
         let core = WitnessCore::start(s.timers, Some(image.clone()), true, first, NOW, &mut Vec::new());
         let configs = (0..s.groups).map(|g| Config::genesis(side(g % 2), 99 + g as u64, Some(first)));
         let configs: Vec<Config> = configs.collect();
@@ -333,7 +334,9 @@ impl World {
         loop {
             for action in std::mem::take(&mut out) {
                 match action {
-                    ArbiterAction::Persist { sequence, record } => member.writing.push_back((sequence, record)),
+                    ArbiterAction::Persist { sequence, record } => {
+                        member.writing.push_back((sequence, record))
+                    }
                     ArbiterAction::Send { to, message, connection } => {
                         let pipe = match to {
                             Voter::Array(_) => 0,
@@ -345,7 +348,13 @@ impl World {
                         learned.push((old, new));
                         // Control looks anew.
                         let stalled = member.env.stalled;
-                        member.env = Environment { intent: None, holding: false, drained: false, stalled, ..member.env };
+                        member.env = Environment {
+                            intent: None,
+                            holding: false,
+                            drained: false,
+                            stalled,
+                            ..member.env
+                        };
                         arbiter.set_environment(member.env);
                     }
                     ArbiterAction::Proposed { round, .. } => self.beyond |= round > s.rounds_max,
@@ -407,7 +416,9 @@ impl World {
             Rc::make_mut(&mut self.facts).chosen.remove(0);
         }
         if !s.endless {
-            Rc::make_mut(&mut self.facts).chosen.sort_by_key(|(g, c)| (*g, c.lineage.counter, c.epoch, c.lineage.id));
+            Rc::make_mut(&mut self.facts)
+                .chosen
+                .sort_by_key(|(g, c)| (*g, c.lineage.counter, c.epoch, c.lineage.id));
         }
         Ok(())
     }
@@ -445,7 +456,12 @@ impl World {
         count(end, question) + count(1 - end, answer)
     }
 
-    fn witness_acts(&mut self, s: &Scenario, at: usize, event: impl FnOnce(&mut WitnessCore, &mut Vec<WitnessAction>)) {
+    fn witness_acts(
+        &mut self,
+        s: &Scenario,
+        at: usize,
+        event: impl FnOnce(&mut WitnessCore, &mut Vec<WitnessAction>),
+    ) {
         let rebase = self.rebase(s, at, NOW);
         let Some(witness) = &mut self.witnesses[at - WITNESS] else { return };
         let witness = Rc::make_mut(witness);
@@ -549,19 +565,30 @@ impl World {
         for g in 0..s.groups {
             let member = Rc::make_mut(&mut self.members[g][at]);
             member.writing.clear();
-            member.env = Environment { stalled: false, intent: None, holding: false, drained: false, ..member.env };
+            member.env =
+                Environment { stalled: false, intent: None, holding: false, drained: false, ..member.env };
             if member.process != Process::Absent {
                 member.process = Process::Off;
             }
         }
     }
 
-    fn begin(&mut self, s: &Scenario, g: usize, at: usize, record: VoterRecord, restarted: bool) -> Result<(), Violation> {
+    fn begin(
+        &mut self,
+        s: &Scenario,
+        g: usize,
+        at: usize,
+        record: VoterRecord,
+        restarted: bool,
+    ) -> Result<(), Violation> {
         let rebase = self.rebase(s, at, NOW);
         let member = Rc::make_mut(&mut self.members[g][at]);
         member.disk = record;
         let seed = rebase.random.unwrap_or_else(|| {
-            s.seed * 2 + at as u64 + (u64::from(self.pipes[0].made) << 32) + (u64::from(self.pipes[1].made) << 48)
+            s.seed * 2
+                + at as u64
+                + (u64::from(self.pipes[0].made) << 32)
+                + (u64::from(self.pipes[1].made) << 48)
         });
         member.process =
             Process::Runs(Arbiter::new(side(at), group_id(g), s.timers, record, restarted, seed));
@@ -604,7 +631,8 @@ impl World {
                 let exists = b < WITNESS || self.witnesses[b - WITNESS].is_some();
                 // An array talks to one witness.
                 let busy = b >= WITNESS && self.pipes[if b == WITNESS { pipe + 2 } else { pipe - 2 }].up;
-                let alive = |at: usize| at >= WITNESS || self.members.iter().any(|m| m[at].process != Process::Off);
+                let alive =
+                    |at: usize| at >= WITNESS || self.members.iter().any(|m| m[at].process != Process::Off);
                 !self.pipes[pipe].up && exists && !busy && alive(a) && alive(b)
             }
             Action::Cut(pipe) => left.cuts > 0 && self.pipes[pipe].up,
@@ -656,7 +684,9 @@ impl World {
                 let connection = self.connection(pipe);
                 let (to, from) = (PIPES[pipe][end], PIPES[pipe][1 - end]);
                 if to >= WITNESS {
-                    self.witness_acts(s, to, |core, out| core.receive(side(from), connection, &batch, NOW, out));
+                    self.witness_acts(s, to, |core, out| {
+                        core.receive(side(from), connection, &batch, NOW, out)
+                    });
                     return Ok(());
                 }
                 let mut out = Vec::new();
@@ -806,7 +836,9 @@ impl World {
                 self.begin(s, g, at, VoterRecord::new(offered), true)?;
                 let connection = self.connection(0);
                 let mut out = Vec::new();
-                self.act(s, g, at, &mut out, |arbiter, out| arbiter.connected(voter(1 - at), connection, NOW, out))?;
+                self.act(s, g, at, &mut out, |arbiter, out| {
+                    arbiter.connected(voter(1 - at), connection, NOW, out)
+                })?;
                 for pipe in 1..5 {
                     if self.pipes[pipe].up && PIPES[pipe][0] == at {
                         let connection = self.connection(pipe);
@@ -866,7 +898,11 @@ impl World {
                 let kept: Vec<(Voter, u64)> = questions.iter().filter(kept).copied().collect();
                 let in_order = kept.iter().enumerate().all(|(at, (_, number))| at as u64 + 1 == *number);
                 let known = pending.iter().all(|one| one.1 == 0 || kept.contains(one));
-                if kept.len() == arbiter.questions(NOW).count() && in_order && known && arbiter.numbers_used() == kept.len() as u64 {
+                if kept.len() == arbiter.questions(NOW).count()
+                    && in_order
+                    && known
+                    && arbiter.numbers_used() == kept.len() as u64
+                {
                     continue;
                 }
                 if let Process::Runs(arbiter) = &mut Rc::make_mut(&mut self.members[g][at]).process {
@@ -942,7 +978,8 @@ impl World {
             for (connection, message) in witness.core.waiting() {
                 let pipe = (connection.0 / 100_000) as usize;
                 let mut body = message.body;
-                if PIPES[pipe][0] == at && message.group == group_id(g)
+                if PIPES[pipe][0] == at
+                    && message.group == group_id(g)
                     && let Some(number) = answer(&mut body)
                 {
                     look(Voter::Witness, number);
@@ -961,8 +998,7 @@ impl World {
             let state = Rc::make_mut(&mut self.pipes[pipe]);
             for (end, of) in [(mine, true), (1 - mine, false)] {
                 for message in state.to[end].iter_mut().flatten().filter(|m| m.group == group_id(g)) {
-                    let number =
-                        if of { answer(&mut message.body) } else { question(&mut message.body) };
+                    let number = if of { answer(&mut message.body) } else { question(&mut message.body) };
                     if let Some(number) = number {
                         change(other, number);
                     }
@@ -973,7 +1009,9 @@ impl World {
             && let Process::Runs(peer) = &mut Rc::make_mut(&mut self.members[g][1 - at]).process
         {
             for (to, message) in peer.waiting_mut() {
-                if to == voter(at) && let Some(number) = answer(&mut message.body) {
+                if to == voter(at)
+                    && let Some(number) = answer(&mut message.body)
+                {
                     change(voter(1 - at), number);
                 }
             }
@@ -984,7 +1022,8 @@ impl World {
             }
             for (connection, message) in Rc::make_mut(witness).core.waiting_mut() {
                 let pipe = (connection.0 / 100_000) as usize;
-                if PIPES[pipe][0] == at && message.group == group_id(g)
+                if PIPES[pipe][0] == at
+                    && message.group == group_id(g)
                     && let Some(number) = answer(&mut message.body)
                 {
                     change(Voter::Witness, number);
@@ -1094,7 +1133,9 @@ impl World {
             Action::On(at) => format!("{} is switched on, linked", NAMES[at]),
             Action::Forget(at) => format!("{} loses its data_dir and its copy", NAMES[at]),
             Action::Enrol(g, at) => format!("{} is enrolled in group {g}", NAMES[at]),
-            Action::Override(g, at, stale) => format!("override of group {g} on {}, stale {stale}", NAMES[at]),
+            Action::Override(g, at, stale) => {
+                format!("override of group {g} on {}, stale {stale}", NAMES[at])
+            }
             other => format!("{other:?}"),
         }
     }
