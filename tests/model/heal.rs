@@ -16,7 +16,7 @@ pub fn heal(s: &Scenario, from: &World) -> Result<(), Violation> {
         return Ok(()); // the operator has to end it
     }
     let mut world = from.clone();
-    let s = &Scenario { full: true, questions_max: 8, ..s.clone() };
+    let s = &Scenario { full: true, late: true, questions_max: 8, ..s.clone() };
     Rc::make_mut(&mut world.facts).left = Left { cuts: 200, wishes: 200, passes: 255, ..Left::default() };
     let half_lease = s.timers.lease.as_nanos() / 2;
     let per_step = u64::try_from(half_lease / s.quantum.as_nanos().max(1)).unwrap_or(1).max(1);

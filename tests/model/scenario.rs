@@ -73,6 +73,8 @@ pub struct Scenario {
     pub endless: bool,
     /// The secondary's reads, answers that come later than a lease, the primary's silence: they matter.
     pub full: bool,
+    /// Answers that come later than a lease are taken, no more.
+    pub late: bool,
     /// Of the processes' own chance.
     pub seed: u64,
 }
@@ -109,6 +111,7 @@ impl Scenario {
             states_max: 40_000_000,
             endless: false,
             full: false,
+            late: false,
             seed: 0,
         }
     }

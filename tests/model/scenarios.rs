@@ -48,9 +48,16 @@ pub fn all() -> Vec<Scenario> {
         Scenario { rates, ..one(name, left, PROMOTE) }
     };
     vec![
-        one("promote", Left { wishes: 1, passes: 4, ..NOTHING }, PROMOTE),
+        Scenario {
+            late: true,
+            rounds_max: 3,
+            ..one("promote", Left { wishes: 1, passes: 4, ..NOTHING }, PROMOTE)
+        },
         two("promote against drop", Left { wishes: 2, ..NOTHING }, BOTH),
-        one("a lost message", Left { wishes: 1, losses: 1, ..NOTHING }, PROMOTE),
+        Scenario {
+            rounds_max: 3,
+            ..one("a lost message", Left { wishes: 1, losses: 1, passes: 4, ..NOTHING }, PROMOTE)
+        },
         one("a cut", Left { wishes: 1, cuts: 1, ..NOTHING }, BOTH),
         one("a crash", Left { wishes: 1, crashes: 1, ..NOTHING }, PROMOTE),
         one("a pause", Left { wishes: 1, pauses: 1, ..NOTHING }, PROMOTE),
@@ -59,13 +66,17 @@ pub fn all() -> Vec<Scenario> {
         drift("drift, B slow", [1008, 992, 1008, 1008]),
         drift("drift, W slow", [1008, 1008, 992, 992]),
         Scenario { heal_one_in: 997, ..two("switch over", Left { wishes: 2, passes: 2, ..NOTHING }, SWITCH) },
-        one("the witness restarts", Left { wishes: 1, witness_restarts: 1, ..NOTHING }, PROMOTE),
+        one("the witness restarts", Left { wishes: 1, witness_restarts: 1, passes: 4, ..NOTHING }, PROMOTE),
         one("the witness is replaced", Left { wishes: 2, witness_losses: 1, ..NOTHING }, BOTH),
         one("two witnesses", Left { wishes: 2, twins: 1, cuts: 1, ..NOTHING }, RE_ENROL),
-        one("pre-elect", Left { wishes: 2, ..NOTHING }, PRE_ELECT),
+        Scenario { rounds_max: 2, ..one("pre-elect", Left { wishes: 2, passes: 4, ..NOTHING }, PRE_ELECT) },
         Scenario {
             start: Start::Alone,
             ..two("alone", Left { wishes: 2, cuts: 1, passes: 1, ..NOTHING }, JOIN)
+        },
+        Scenario {
+            start: Start::Alone,
+            ..two("a stale copy", Left { wishes: 1, passes: 4, ..NOTHING }, JOIN)
         },
         Scenario {
             start: Start::PreElected,
@@ -74,7 +85,7 @@ pub fn all() -> Vec<Scenario> {
         two("override, the word is true", Left { offs: 1, overrides: 1, passes: 4, ..NOTHING }, &[]),
         Scenario {
             start: Start::Alone,
-            ..two("override of one alone", Left { offs: 1, overrides: 1, passes: 3, ..NOTHING }, &[])
+            ..two("override of one alone", Left { offs: 1, overrides: 1, passes: 4, ..NOTHING }, &[])
         },
         two("override without witness", Left { offs: 1, overrides: 1, cuts: 1, passes: 3, ..NOTHING }, &[]),
         Scenario {
@@ -99,16 +110,20 @@ pub const FINDS: &[(Mutation, &str)] = &[
     (Mutation::T1PreElectDecidesItself, "pre-elect"),
     (Mutation::T2GrantAfterVote, "promote"),
     (Mutation::T2OwnVoteIgnoresPromise, "promote"),
-    (Mutation::T3ServesAfterVote, "promote"),
-    (Mutation::T6RestoredKeepsIncarnation, "the witness is replaced"),
+    (Mutation::T3ServesAfterVote, "a lost message"),
     (Mutation::T15OverrideIgnoresPromises, "override, the operator errs"),
     (Mutation::T16NoContactNeeded, "override of one alone"),
-    (Mutation::T18OwnVoteRefused, "switch over"),
     (Mutation::T19PromiseForgotten, "the witness restarts"),
-    (Mutation::T1ValueDecidesQuorum, "promote against drop"),
-    (Mutation::R1LeaseFromReceipt, "promote"),
     (Mutation::R1PromiseNoLonger, "drift, A slow"),
-    (Mutation::R4StaleCopyPromoted, "alone"),
+    (Mutation::R4StaleCopyPromoted, "a stale copy"),
+];
+
+/// Looked for as well, and not known to be found within these bounds: `--sought` tells.
+pub const SOUGHT: &[(Mutation, &str)] = &[
+    (Mutation::R1LeaseFromReceipt, "promote"),
+    (Mutation::T18OwnVoteRefused, "switch over"),
+    (Mutation::T1ValueDecidesQuorum, "promote against drop"),
+    (Mutation::T6RestoredKeepsIncarnation, "the witness is replaced"),
     (Mutation::R12BlankWitnessVotes, "the witness is replaced"),
     (Mutation::R12ReEnrolByOneArray, "two witnesses"),
     (Mutation::R18LostVotesCount, "an array without a past"),

@@ -103,6 +103,7 @@ fn scenario(kind: Kind, seed: u64, chance: &mut Chance) -> Scenario {
         states_max: 0,
         endless: true,
         full: true,
+        late: true,
         seed,
     }
 }

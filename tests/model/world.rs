@@ -890,7 +890,7 @@ impl World {
         for at in 0..2 {
             for g in 0..s.groups {
                 let Some(arbiter) = self.members[g][at].arbiter() else { continue };
-                let questions = arbiter.questions(NOW).filter(|&(.., late)| s.full || !late);
+                let questions = arbiter.questions(NOW).filter(|&(.., late)| s.late || !late);
                 let questions: Vec<(Voter, u64)> = questions.map(|(of, number, _)| (of, number)).collect();
                 let mut pending = Vec::new();
                 self.with_numbers(g, at, |of, number| pending.push((of, *number)));
