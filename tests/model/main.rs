@@ -167,14 +167,15 @@ fn bounds(s: &Scenario) -> String {
 }
 
 /// Each broken rule is found where the table says.
-fn mutations_are_found(table: &[(Mutation, &str)]) -> bool {
+fn mutations_are_found(table: &[(Mutation, &str, u8)]) -> bool {
     let mut all = true;
-    for &(broken, name) in table {
+    for &(broken, name, passes) in table {
         let Some(mut scenario) = scenarios::by_name(name) else {
             println!("{broken:?}: no scenario is called {name}");
             all = false;
             continue;
         };
+        scenario.left.passes = passes;
         if broken == Mutation::T18OwnVoteRefused {
             scenario.heal_one_in = 1;
         }

@@ -15,7 +15,7 @@ const PRE_ELECT: Wishes = &[(A, Some(Transition::PreElect)), (B, Some(Transition
 const RE_ENROL: Wishes = &[(A, Some(Transition::ReEnrol)), (B, Some(Transition::Promote))];
 const JOIN: Wishes = &[(A, Some(Transition::Join)), (B, Some(Transition::Promote))];
 
-/// Half a lease, three times: no promise outlasts it.
+/// No fault, and three steps of time: no promise outlasts them.
 const NOTHING: Left = Left {
     cuts: 0,
     losses: 0,
@@ -69,7 +69,7 @@ pub fn all() -> Vec<Scenario> {
         one("the witness restarts", Left { wishes: 1, witness_restarts: 1, passes: 4, ..NOTHING }, PROMOTE),
         one("the witness is replaced", Left { wishes: 2, witness_losses: 1, ..NOTHING }, BOTH),
         one("two witnesses", Left { wishes: 2, twins: 1, cuts: 1, ..NOTHING }, RE_ENROL),
-        Scenario { rounds_max: 2, ..one("pre-elect", Left { wishes: 2, passes: 4, ..NOTHING }, PRE_ELECT) },
+        Scenario { rounds_max: 2, ..one("pre-elect", Left { wishes: 2, ..NOTHING }, PRE_ELECT) },
         Scenario {
             start: Start::Alone,
             ..two("alone", Left { wishes: 2, cuts: 1, passes: 1, ..NOTHING }, JOIN)
@@ -105,27 +105,27 @@ pub fn by_name(name: &str) -> Option<Scenario> {
     all().into_iter().find(|scenario| scenario.name == name)
 }
 
-/// Each broken rule, and the exploration that finds it.
-pub const FINDS: &[(Mutation, &str)] = &[
-    (Mutation::T1PreElectDecidesItself, "pre-elect"),
-    (Mutation::T2GrantAfterVote, "promote"),
-    (Mutation::T2OwnVoteIgnoresPromise, "promote"),
-    (Mutation::T3ServesAfterVote, "a lost message"),
-    (Mutation::T15OverrideIgnoresPromises, "override, the operator errs"),
-    (Mutation::T16NoContactNeeded, "override of one alone"),
-    (Mutation::T19PromiseForgotten, "the witness restarts"),
-    (Mutation::R1PromiseNoLonger, "drift, A slow"),
-    (Mutation::R4StaleCopyPromoted, "a stale copy"),
+/// Each broken rule, the exploration that finds it, and with how many steps of time.
+pub const FINDS: &[(Mutation, &str, u8)] = &[
+    (Mutation::T1PreElectDecidesItself, "pre-elect", 4),
+    (Mutation::T2GrantAfterVote, "promote", 4),
+    (Mutation::T2OwnVoteIgnoresPromise, "promote", 4),
+    (Mutation::T3ServesAfterVote, "a lost message", 4),
+    (Mutation::T6RestoredKeepsIncarnation, "the witness is replaced", 4),
+    (Mutation::T15OverrideIgnoresPromises, "override, the operator errs", 3),
+    (Mutation::T16NoContactNeeded, "override of one alone", 4),
+    (Mutation::T19PromiseForgotten, "the witness restarts", 4),
+    (Mutation::R1PromiseNoLonger, "drift, A slow", 3),
+    (Mutation::R4StaleCopyPromoted, "a stale copy", 4),
 ];
 
 /// Looked for as well, and not known to be found within these bounds: `--sought` tells.
-pub const SOUGHT: &[(Mutation, &str)] = &[
-    (Mutation::R1LeaseFromReceipt, "promote"),
-    (Mutation::T18OwnVoteRefused, "switch over"),
-    (Mutation::T1ValueDecidesQuorum, "promote against drop"),
-    (Mutation::T6RestoredKeepsIncarnation, "the witness is replaced"),
-    (Mutation::R12BlankWitnessVotes, "the witness is replaced"),
-    (Mutation::R12ReEnrolByOneArray, "two witnesses"),
-    (Mutation::R18LostVotesCount, "an array without a past"),
-    (Mutation::R18EnrolsBoth, "an array without a past"),
+pub const SOUGHT: &[(Mutation, &str, u8)] = &[
+    (Mutation::R1LeaseFromReceipt, "promote", 4),
+    (Mutation::T18OwnVoteRefused, "switch over", 2),
+    (Mutation::T1ValueDecidesQuorum, "promote against drop", 3),
+    (Mutation::R12BlankWitnessVotes, "the witness is replaced", 3),
+    (Mutation::R12ReEnrolByOneArray, "two witnesses", 3),
+    (Mutation::R18LostVotesCount, "an array without a past", 3),
+    (Mutation::R18EnrolsBoth, "an array without a past", 3),
 ];
