@@ -598,6 +598,11 @@ impl World {
         Ok(())
     }
 
+    /// Switched off: it may be without a past in another group, and is not there for that either.
+    fn is_off(&self, at: usize) -> bool {
+        self.members.iter().any(|group| group[at].process == Process::Off)
+    }
+
     pub fn runs(&self, at: usize) -> bool {
         at >= WITNESS || self.members.iter().any(|group| group[at].arbiter().is_some())
     }
@@ -631,14 +636,13 @@ impl World {
                 let exists = b < WITNESS || self.witnesses[b - WITNESS].is_some();
                 // An array talks to one witness.
                 let busy = b >= WITNESS && self.pipes[if b == WITNESS { pipe + 2 } else { pipe - 2 }].up;
-                let alive =
-                    |at: usize| at >= WITNESS || self.members.iter().any(|m| m[at].process != Process::Off);
+                let alive = |at: usize| at >= WITNESS || !self.is_off(at);
                 !self.pipes[pipe].up && exists && !busy && alive(a) && alive(b)
             }
             Action::Cut(pipe) => left.cuts > 0 && self.pipes[pipe].up,
             Action::Crash(at) => left.crashes > 0 && self.runs(at),
             Action::Off(at) => left.offs > 0 && self.runs(at) && self.runs(1 - at),
-            Action::On(at) => self.members.iter().all(|m| m[at].process == Process::Off) && self.runs(1 - at),
+            Action::On(at) => self.is_off(at) && self.runs(1 - at),
             Action::WitnessContinues => left.witness_restarts > 0,
             Action::WitnessBlank | Action::WitnessRestored => left.witness_losses > 0,
             Action::TwinBlank | Action::TwinRestored => left.twins > 0,
@@ -754,7 +758,9 @@ impl World {
             }
             Action::On(at) => {
                 for g in 0..s.groups {
-                    self.begin(s, g, at, self.members[g][at].disk, true)?;
+                    if self.members[g][at].process == Process::Off {
+                        self.begin(s, g, at, self.members[g][at].disk, true)?;
+                    }
                 }
                 self.connect(s, 0)?;
             }
