@@ -221,6 +221,8 @@ pub enum Mutation {
     T19PromiseForgotten,
     /// T20: the own vote for *promote* comes first.
     T20PromoteVotesFirst,
+    /// Rule 1: a promise lasts as long as its lease, whatever the rates of the clocks.
+    R1PromiseNoLonger,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

@@ -89,16 +89,16 @@ pub(super) struct Lease {
 
 /// A question for a lease, or a read, that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Asked {
-    to: Voter,
+pub(super) struct Asked {
+    pub to: Voter,
     connection: Connection,
-    number: u64,
+    pub number: u64,
     /// On the holder's clock.
-    sent: Time,
+    pub sent: Time,
     /// On the grantor's clock.
-    at: Time,
+    pub at: Time,
     tenure: Tenure,
-    lease: Duration,
+    pub lease: Duration,
 }
 
 /// What is known of another voter.
@@ -146,14 +146,14 @@ pub struct Arbiter {
     pub(super) durable: u64,
     /// The sequence that holds `chosen`.
     pub(super) chosen_sequence: u64,
-    outbox: VecDeque<(u64, Voter, Connection, Message)>,
+    pub(super) outbox: VecDeque<(u64, Voter, Connection, Message)>,
     pub(super) peer: Other,
     pub(super) witness: Other,
     pub(super) peer_lease: Option<Lease>,
     pub(super) witness_lease: Option<Lease>,
-    asked: VecDeque<Asked>,
-    number: u64,
-    next_ask: Time,
+    pub(super) asked: VecDeque<Asked>,
+    pub(super) number: u64,
+    pub(super) next_ask: Time,
     pub(super) proposer: Proposer,
     pub(super) env: Environment,
     pub(super) split: bool,

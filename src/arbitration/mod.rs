@@ -4,6 +4,8 @@
 //! it publishes one [`Gate`] per group, which the data path reads.
 
 mod arbiter;
+#[cfg(feature = "testing")]
+mod canonical;
 mod config;
 mod fields;
 mod gate;
@@ -19,6 +21,8 @@ mod voter;
 mod witness;
 
 pub use arbiter::{Arbiter, ArbiterAction, Environment};
+#[cfg(feature = "testing")]
+pub use canonical::Rebase;
 pub use config::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, Side, Tenure, Voter};
 pub use fields::{Reader, Writer};
 pub use gate::{Gate, Mode};

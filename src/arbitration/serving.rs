@@ -156,6 +156,14 @@ impl Arbiter {
         (chosen.quorum == Quorum::PrimaryAlone || chosen.witness != Some(seen)).then_some(seen)
     }
 
+    /// Rule 18: the configuration with which an array without a past may begin. This one is alone in it, and
+    /// nothing is undecided: no vote that was lost can matter.
+    pub fn may_enrol_peer(&self) -> Option<Config> {
+        let chosen = self.chosen();
+        let alone = chosen.in_sync == InSync::Primary || mutation::on(Mutation::R18EnrolsBoth);
+        (self.is_primary() && alone && self.vote().is_none()).then_some(chosen)
+    }
+
     /// Another voter's undecided vote names the other array, so that it grants nothing to this
     /// primary: *drop* past it (ARBITRATION `propose`, T20).
     pub fn vote_in_the_way(&self) -> Option<Voter> {

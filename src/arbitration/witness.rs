@@ -12,7 +12,7 @@ use super::voter::{Identity, Learned, Register};
 use super::{Body, Connection, GroupId, Incarnation, LEASE_MAX, Message, Timers, VoterRecord};
 
 /// All that a witness keeps durably.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessImage {
     pub incarnation: Incarnation,
     /// Grows with each durable change; the token in `/run` must name the same number.
@@ -79,28 +79,28 @@ pub enum WitnessAction {
 }
 
 /// Answers that wait for the disk.
-#[derive(Clone, Debug)]
-struct Held {
-    needs: u64,
-    connection: Connection,
-    messages: Vec<Message>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub needs: u64,
+    pub connection: Connection,
+    pub messages: Vec<Message>,
 }
 
 /// The pure core of the witness.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessCore {
     timers: Timers,
     incarnation: Incarnation,
-    sequence: u64,
-    durable: u64,
-    groups: BTreeMap<GroupId, Register>,
+    pub(super) sequence: u64,
+    pub(super) durable: u64,
+    pub(super) groups: BTreeMap<GroupId, Register>,
     owners: OwnerMap,
     /// A group that was last spoken of by somebody whose it is not.
     foreign: Option<GroupId>,
     /// Votes and grants of a new incarnation begin when every lease that an older one may have
     /// granted is over.
-    blanket: crate::time::Time,
-    held: VecDeque<Held>,
+    pub(super) blanket: crate::time::Time,
+    pub(super) held: VecDeque<Held>,
 }
 
 impl WitnessCore {

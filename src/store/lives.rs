@@ -66,7 +66,7 @@ struct Known {
 }
 
 impl Known {
-    /// The very same start.
+    /// The same life, at this age or before.
     fn is_of(&self, start: &Start) -> bool {
         self.number >= start.number && self.nonce == start.nonce
     }
