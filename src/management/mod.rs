@@ -6,8 +6,8 @@
 mod auth;
 mod bounds;
 mod error;
-mod guesses;
 mod group_targets;
+mod guesses;
 mod metrics;
 mod objects;
 mod remotecopy;

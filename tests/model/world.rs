@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use twinlun::arbitration::{
-    Arbiter, ArbiterAction, Body, Config, Connection, Environment, GroupId, InSync, Incarnation, Message,
-    Rebase, Side, Transition, Voter, VoterRecord, WitnessAction, WitnessCore, WitnessImage,
+    Arbiter, ArbiterAction, Body, Caller, Config, Connection, Environment, GroupId, InSync, Incarnation,
+    Message, Rebase, Side, Transition, Voter, VoterRecord, WitnessAction, WitnessCore, WitnessImage,
 };
 use twinlun::group::may_hold_more;
 use twinlun::mutation::{self, Mutation};
@@ -171,8 +171,9 @@ impl World {
     /// The start of a scenario, by the protocol's own steps.
     pub fn start(s: &Scenario) -> Self {
         let first = FIRST;
+        let none = std::collections::BTreeMap::new();
         let image =
-            WitnessImage { incarnation: first, sequence: 1, groups: std::collections::BTreeMap::new() };
+            WitnessImage { incarnation: first, sequence: 1, groups: none, owners: Default::default() };
         let core = WitnessCore::start(s.timers, Some(image.clone()), true, first, NOW, &mut Vec::new());
         let configs = (0..s.groups).map(|g| Config::genesis(side(g % 2), 99 + g as u64, Some(first)));
         let configs: Vec<Config> = configs.collect();
@@ -689,7 +690,7 @@ impl World {
                 let (to, from) = (PIPES[pipe][end], PIPES[pipe][1 - end]);
                 if to >= WITNESS {
                     self.witness_acts(s, to, |core, out| {
-                        core.receive(side(from), connection, &batch, NOW, out)
+                        core.receive(&Caller::of(side(from)), connection, &batch, NOW, out)
                     });
                     return Ok(());
                 }
