@@ -30,6 +30,8 @@ pub enum Mutation {
     R3AnswerAloneBeforeDrop,
     /// T4: between the vote for a join and its outcome answers need this copy alone.
     T4JoinNotNeeded,
+    /// Rule 10: a volume is a member, durably, before its map says that nothing is equal.
+    R10AdmittedUnmarked,
     /// T5: an answer decided without the mirror's ack leaves the region clean.
     T5AnsweredAloneUnmarked,
     /// Rule 5: the secondary takes frames of another tenure.

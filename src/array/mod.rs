@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod data;
+mod dying;
 pub mod events;
 pub mod exports;
 pub mod groups;

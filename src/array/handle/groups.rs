@@ -3,9 +3,11 @@
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
+use crate::array::dying;
 use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
 use crate::mirror::VolumeId;
+use crate::mutation::{self, Mutation};
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
 };
@@ -113,10 +115,21 @@ impl Handle {
             full: vv.provisioning == Provisioning::Full,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
+        self.mark_all(vv.volume_id()).await?;
         let name = group.to_owned();
         self.update(move |objects| objects.admit(&name, member)).await?;
+        dying::at("admitted");
         self.enrol(&entry, vv.volume_id(), true).await?;
         self.share_group_state(entry.uuid).await
+    }
+
+    /// All of a volume that is about to enter a group is out of sync, durably, before the membership is: the copies
+    /// are equal nowhere, and a crash in between must not make them count so (rule 10).
+    pub(super) async fn mark_all(&self, volume: VolumeId) -> Result<(), CommandError> {
+        if mutation::on(Mutation::R10AdmittedUnmarked) {
+            return Ok(());
+        }
+        self.blocking(move |this| this.volumes.disown(volume).map_err(CommandError::Disown)).await
     }
 
     pub(super) async fn enrol(

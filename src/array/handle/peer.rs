@@ -117,8 +117,10 @@ impl Handle {
             }
         }
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
-        let name = group.name.clone();
+        let (name, id) = (group.name.clone(), VolumeId(volume.uuid.into_bytes()));
+        // Whatever becomes of the primary's marks: the copy says by itself that it holds nothing.
+        self.mark_all(id).await?;
         self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
-        self.enrol(group, VolumeId(volume.uuid.into_bytes()), false).await
+        self.enrol(group, id, false).await
     }
 }
