@@ -185,6 +185,10 @@ pub enum Mutation {
     T19PromiseForgotten,
     /// T20: the own vote for *promote* comes first.
     T20PromoteVotesFirst,
+    /// Rule 1: a copy that leaves its group stays exported on an array that did not serve it.
+    LeftCopyExported,
+    /// Rule 6: what waited at a copy that did not serve is carried out when it leaves its group.
+    LeftCopyServesParked,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

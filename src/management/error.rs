@@ -118,6 +118,7 @@ impl From<CommandError> for ApiError {
             // general one.
             CommandError::Group(_)
             | CommandError::InSync(_)
+            | CommandError::NotServing(_)
             | CommandError::NotPrimary(_)
             | CommandError::PeerUnreachable
             | CommandError::PrimaryUnreachable(_)

@@ -13,6 +13,7 @@ mod identity;
 mod idle;
 mod management;
 mod many_pairs;
+mod members;
 mod operator;
 mod read_errors;
 mod site;

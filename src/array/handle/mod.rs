@@ -52,8 +52,10 @@ pub enum CommandError {
     WitnessUnreachable,
     #[error("the other array refuses: {message}")]
     Peer { code: PeerRefusal, message: String },
-    #[error("group {0} is in sync; stop it before its members change")]
+    #[error("group {0} is in sync; stop it first")]
     InSync(String),
+    #[error("this array does not serve group {0} now; showrcopy says why, try again when it does")]
+    NotServing(String),
     #[error("this array is not the primary of group {0}; give the command there")]
     NotPrimary(String),
     #[error(

@@ -45,7 +45,7 @@ impl Handle {
                 self.add_group(group, chosen).await.map(drop)
             }
             PeerRequest::RemoveGroup(group) => match snapshot.group(group).cloned() {
-                Some(group) => self.remove_group_here(&group).await,
+                Some(group) => self.remove_group_here(&group, self.serves(&group)).await,
                 None => Ok(()),
             },
             PeerRequest::AdmitVolume(volume) => {
@@ -56,7 +56,7 @@ impl Handle {
                 let group = named(group)?;
                 match snapshot.volume(volume).cloned() {
                     Some(volume) if group.members.iter().any(|m| m.volume == volume.uuid) => {
-                        self.dismiss_here(&group, &volume).await
+                        self.dismiss_here(&group, &volume, self.serves(&group)).await
                     }
                     _ => Ok(()),
                 }
