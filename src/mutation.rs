@@ -189,6 +189,10 @@ pub enum Mutation {
     LeftCopyExported,
     /// Rule 6: what waited at a copy that did not serve is carried out when it leaves its group.
     LeftCopyServesParked,
+    /// A verb ends with the connection of the client that gave it.
+    VerbEndsWithClient,
+    /// F14: an image is written back twice at the same time.
+    RollBackRunsTwice,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

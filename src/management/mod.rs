@@ -12,6 +12,7 @@ mod remotecopy;
 mod server;
 mod token;
 mod transport;
+mod verbs;
 
 pub use auth::{UsersError, set_user};
 pub use server::{ServeError, serve};

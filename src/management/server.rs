@@ -19,6 +19,7 @@ use super::auth::{Auth, UsersError};
 use super::bounds::Bounded;
 use super::error::ApiError;
 use super::transport::Https;
+use super::verbs::{self, Verbs};
 use super::{Json, metrics, objects, remotecopy, token};
 use crate::array::Handle;
 use crate::config::ArrayConfig;
@@ -49,6 +50,7 @@ pub enum ServeError {
 pub struct Api {
     pub handle: Handle,
     pub auth: Arc<Auth>,
+    pub verbs: Verbs,
     logins: Arc<Semaphore>,
     loopback: bool,
 }
@@ -75,7 +77,7 @@ pub async fn serve(config: &ArrayConfig, handle: Handle) -> Result<tokio::task::
     let local = token::make_token(address, certificate.as_deref()).map_err(ServeError::Token)?;
     let auth = Arc::new(Auth::new(users, local)?);
     let logins = Arc::new(Semaphore::new(LOGINS_AT_ONCE));
-    let api = Api { handle, auth, logins, loopback: address.ip().is_loopback() };
+    let api = Api { handle, auth, verbs: Verbs::default(), logins, loopback: address.ip().is_loopback() };
     let server = async move {
         if let Err(error) = axum::serve(Bounded::new(listener, acceptor.map(Https::new)), router(api)).await {
             tracing::error!(%error, "the management API has ended");
@@ -88,6 +90,8 @@ fn router(api: Api) -> Router {
     let inside = Router::new()
         .merge(objects::routes())
         .merge(remotecopy::routes())
+        .route(&format!("{}/{{number}}", verbs::RESOURCE), get(verbs::answer))
+        .layer(middleware::from_fn_with_state(api.clone(), verbs::to_its_end))
         .layer(middleware::from_fn_with_state(api.clone(), must_have_session));
     Router::new()
         .route("/api", get(version))
