@@ -193,6 +193,8 @@ pub enum Mutation {
     VerbEndsWithClient,
     /// F14: an image is written back twice at the same time.
     RollBackRunsTwice,
+    /// A secondary that declines because its copy is smaller is not told to grow.
+    SmallerCopyStays,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

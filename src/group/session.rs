@@ -15,6 +15,8 @@ use super::control::Control;
 /// Most runs taken of one answer: what every region of a very large volume needs at worst is more
 /// than memory should bear; past it neighbouring runs are merged (copying too much is harmless).
 const ANSWER_RUNS_MAX: usize = 1 << 20;
+/// A secondary whose volumes differ is given the group's state again: it may have had no space to grow.
+const TELL_MEMBERS: Duration = Duration::from_secs(5);
 /// A hello or join query without an answer is repeated: the secondary may only have been draining.
 const REPEAT: Duration = Duration::from_millis(500);
 
@@ -41,6 +43,8 @@ pub(super) struct Primary {
     pub missing_since: Option<Time>,
     /// The secondary declined; not before.
     pub not_before: Time,
+    /// When the secondary was last given the group's state because its volumes differ.
+    told_members: Option<Time>,
     /// Why the last session asked for was declined.
     pub declined: Option<Decline>,
     /// When the join query was last sent.
@@ -269,6 +273,16 @@ impl Control {
                     self.primary.declined = Some(why);
                     self.end_session(SessionEnd::PeerRefused, now, members, out);
                     self.primary.not_before = now.grantor + REPEAT;
+                    // A copy there that is smaller follows this one's growth by the group's state, and by nothing
+                    // else: no session comes before.
+                    let told = &mut self.primary.told_members;
+                    if why == Decline::Members
+                        && told.is_none_or(|at| now.grantor >= at + TELL_MEMBERS)
+                        && !mutation::on(Mutation::SmallerCopyStays)
+                    {
+                        *told = Some(now.grantor);
+                        out.push(Action::SendGroupState);
+                    }
                 }
             }
             SessionMessage::JoinQuery { session, group_state } => {
@@ -408,6 +422,7 @@ impl Control {
         self.primary.missing_since = None;
         self.primary.declined = None;
         let cx = Context { now, lane: None };
+        self.primary.told_members = None;
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {
             let runs = dirty.get(&volume).map_or(&[][..], Vec::as_slice);
