@@ -10,6 +10,7 @@ mod disks;
 mod gate;
 mod liveness;
 mod overriding;
+mod runs;
 mod session;
 mod view;
 

@@ -9,14 +9,10 @@ use crate::mirror::{Context, LaneId, RegionRun, SessionId, VolumeId};
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
-use super::api::{Action, Decline, LogEntry, Members, RUNS_MAX, Refused, SessionEnd, SessionMessage};
+use super::api::{Action, Decline, LogEntry, Members, Refused, SessionEnd, SessionMessage};
 use super::control::Control;
+use super::runs::{ANSWER_RUNS_MAX, bound, parts};
 
-/// Most runs taken of one answer: what every region of a very large volume needs at worst is more
-/// than memory should bear; past it neighbouring runs are merged (copying too much is harmless).
-const ANSWER_RUNS_MAX: usize = 1 << 20;
-/// A secondary whose volumes differ is given the group's state again: it may have had no space to grow.
-const TELL_MEMBERS: Duration = Duration::from_secs(5);
 /// A hello or join query without an answer is repeated: the secondary may only have been draining.
 const REPEAT: Duration = Duration::from_millis(500);
 
@@ -379,11 +375,9 @@ impl Control {
         members.each(&mut |volume, core, _| {
             let mut runs = Vec::new();
             core.dirty_runs(&mut runs);
-            for chunk in runs.chunks(RUNS_MAX) {
-                answers.push((volume, chunk.to_vec()));
-            }
+            answers.push((volume, runs));
         });
-        for (volume, runs) in answers {
+        for (volume, runs) in parts(answers, ANSWER_RUNS_MAX) {
             self.tell(SessionMessage::Answer { session, volume: Some(volume), runs, last: false }, out);
         }
         self.tell(SessionMessage::Answer { session, volume: None, runs: Vec::new(), last: true }, out);
@@ -409,7 +403,7 @@ impl Control {
         if let Some(volume) = volume {
             let known = dirty.entry(volume).or_default();
             known.extend(runs);
-            bound(known);
+            bound(known, ANSWER_RUNS_MAX);
         }
         if !last || !self.wants_session(now) || self.lanes.is_empty() {
             return;
@@ -449,20 +443,5 @@ impl Control {
         for ticket in self.changes.forget_requests() {
             out.push(Action::Outcome { ticket, result: Err(Refused::PeerUnreachable) });
         }
-    }
-}
-
-/// Merges neighbours until the list is short enough.
-fn bound(runs: &mut Vec<RegionRun>) {
-    while runs.len() > ANSWER_RUNS_MAX {
-        let merged: Vec<RegionRun> = runs
-            .chunks(2)
-            .filter_map(|pair| {
-                let (first, last) = (pair.first()?, pair.last()?);
-                let end = last.first.saturating_add(last.count);
-                Some(RegionRun { first: first.first, count: end.saturating_sub(first.first) })
-            })
-            .collect();
-        *runs = merged;
     }
 }
