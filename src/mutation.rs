@@ -141,6 +141,8 @@ pub enum Mutation {
     R4StaleCopyPromoted,
     /// Rule 11: at *drop* only one volume stops mirroring.
     R11VolumesStopApart,
+    /// Rule 11: the session ends volume by volume, each with its lone answers.
+    R11SessionEndsByVolume,
     /// Rule 13: leases by the other array do not count.
     R13WitnessNeeded,
     /// Rule 12: a blank or foreign witness votes and grants.

@@ -15,6 +15,8 @@ use super::runs::{ANSWER_RUNS_MAX, bound, parts};
 
 /// A hello or join query without an answer is repeated: the secondary may only have been draining.
 const REPEAT: Duration = Duration::from_millis(500);
+/// A secondary whose volumes differ is given the group's state again: it may have had no space to grow.
+const TELL_MEMBERS: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -39,10 +41,10 @@ pub(super) struct Primary {
     pub missing_since: Option<Time>,
     /// The secondary declined; not before.
     pub not_before: Time,
-    /// When the secondary was last given the group's state because its volumes differ.
-    told_members: Option<Time>,
     /// Why the last session asked for was declined.
     pub declined: Option<Decline>,
+    /// When the secondary was last given the group's state because its volumes differ.
+    told_members: Option<Time>,
     /// When the join query was last sent.
     pub queried: Option<Time>,
     /// The secondary is ready for the join in this session.
@@ -204,6 +206,11 @@ impl Control {
         self.primary.ready = false;
         let cx = Context { now, lane: None };
         if let State::Up { id } = state {
+            // Nothing is sent any more, on any volume, before something is answered alone on one of them: else the
+            // other copy may get a later write than the first it lacks (rule 11).
+            if !mutation::on(Mutation::R11SessionEndsByVolume) {
+                members.each(&mut |_, volume, _| volume.mute_session());
+            }
             let mut first = true;
             members.each(&mut |_, volume, out| {
                 if core::mem::take(&mut first) || !mutation::on(Mutation::R11VolumesStopApart) {
@@ -266,9 +273,6 @@ impl Control {
                     if self.primary.declined != Some(why) {
                         self.log(LogEntry::SessionDeclined { why }, out);
                     }
-                    self.primary.declined = Some(why);
-                    self.end_session(SessionEnd::PeerRefused, now, members, out);
-                    self.primary.not_before = now.grantor + REPEAT;
                     // A copy there that is smaller follows this one's growth by the group's state, and by nothing
                     // else: no session comes before.
                     let told = &mut self.primary.told_members;
@@ -279,6 +283,9 @@ impl Control {
                         *told = Some(now.grantor);
                         out.push(Action::SendGroupState);
                     }
+                    self.primary.declined = Some(why);
+                    self.end_session(SessionEnd::PeerRefused, now, members, out);
+                    self.primary.not_before = now.grantor + REPEAT;
                 }
             }
             SessionMessage::JoinQuery { session, group_state } => {
@@ -415,8 +422,8 @@ impl Control {
         };
         self.primary.missing_since = None;
         self.primary.declined = None;
-        let cx = Context { now, lane: None };
         self.primary.told_members = None;
+        let cx = Context { now, lane: None };
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {
             let runs = dirty.get(&volume).map_or(&[][..], Vec::as_slice);
