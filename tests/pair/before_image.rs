@@ -58,7 +58,7 @@ fn override_without_its_client(mutation: Option<&str>) -> Option<bool> {
         let twice = b.cli_refused(&["setrcopygroup", "override", "-f", "g"]);
         assert!(twice.contains("being put back already"), "{twice}");
     }
-    let end = Instant::now() + RESTORE + Duration::from_secs(12);
+    let end = Instant::now() + if mutation.is_none() { OVERRIDE } else { RESTORE * 3 };
     while Instant::now() < end {
         if b.group()["serves"] == true {
             return Some(whole_is(&b, 0x11) == Some(true));

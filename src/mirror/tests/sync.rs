@@ -452,3 +452,26 @@ fn what_waits_at_a_secondary_is_refused_when_the_volume_leaves_its_group() {
     let (actions, read, _) = left(true);
     assert!(actions.contains(&local(read)) || !cfg!(feature = "testing"), "{actions:?}");
 }
+
+/// Rule 11: between the end on the first volume of a group and that on its last nothing is sent, and nothing that was
+/// not mirrored is answered.
+#[test]
+fn a_muted_session_sends_nothing_and_answers_nothing_alone() {
+    let mut rig = Rig::primary(InSync::Primary);
+    rig.open(SESSION);
+    rig.run();
+    let under_way = rig.submit(Op::Write, 0, 8);
+    assert_eq!(mirrored(&rig.run()).len(), 1);
+    rig.volume.mute_session();
+    let late = rig.submit(Op::Write, 64, 8);
+    assert_eq!(mirrored(&rig.run()), []);
+    for command in [under_way, late] {
+        assert_eq!(rig.local(command, StoreResult::Done), []);
+    }
+    let cx = rig.cx();
+    rig.volume.close_session(cx, &mut rig.out);
+    let actions = rig.run();
+    for command in [under_way, late] {
+        assert!(actions.contains(&answer(command, Outcome::Good)), "{actions:?}");
+    }
+}
