@@ -25,3 +25,5 @@ pub use liveness::Liveness;
 
 #[cfg(test)]
 mod rig_tests;
+#[cfg(test)]
+mod session_tests;
