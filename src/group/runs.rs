@@ -19,35 +19,44 @@ pub(super) fn parts(answer: Vec<(VolumeId, Vec<RegionRun>)>, most: usize) -> Vec
     parts
 }
 
-/// Merges neighbours until the list has at most `most` runs. It may come in any order and with repetitions (an
-/// answer that was given twice).
+/// Merges neighbours until the list has at most `most` runs, those closest together first. It may come in any order
+/// and with repetitions (an answer that was given twice).
 pub(super) fn bound(runs: &mut Vec<RegionRun>, most: usize) {
     if runs.len() <= most {
         return;
     }
     runs.sort_unstable_by_key(|run| run.first);
-    join_up_to(runs, 0);
-    while runs.len() > most {
-        // The smallest gap that is wide enough for half of the list costs least.
-        let mut gaps: Vec<u64> =
-            runs.windows(2).map(|pair| pair[1].first.saturating_sub(end(pair[0]))).collect();
-        let (_, &mut gap, _) = gaps.select_nth_unstable((runs.len() - most - 1).min(runs.len() - 2));
-        join_up_to(runs, gap);
+    join(runs, |gap| gap == 0);
+    let excess = runs.len().saturating_sub(most.max(1));
+    if excess == 0 {
+        return;
     }
+    let mut gaps: Vec<u64> = runs.windows(2).map(|pair| pair[1].first.saturating_sub(end(pair[0]))).collect();
+    let (narrower, &mut widest, _) = gaps.select_nth_unstable(excess - 1);
+    // Of many gaps of one width only as many as need be.
+    let mut as_wide = excess - narrower.iter().filter(|gap| **gap < widest).count();
+    join(runs, |gap| gap < widest || (gap == widest && take_one(&mut as_wide)));
+}
+
+/// One of what is left, if anything is.
+const fn take_one(left: &mut usize) -> bool {
+    let any = *left > 0;
+    *left = left.saturating_sub(1);
+    any
 }
 
 const fn end(run: RegionRun) -> u64 {
     run.first.saturating_add(run.count)
 }
 
-/// Joins runs of an ascending list that are at most `gap` regions apart.
-fn join_up_to(runs: &mut Vec<RegionRun>, gap: u64) {
+/// Joins neighbours of an ascending list whose gap `joins`.
+fn join(runs: &mut Vec<RegionRun>, mut joins: impl FnMut(u64) -> bool) {
     runs.dedup_by(|next, run| {
-        let joins = next.first.saturating_sub(end(*run)) <= gap;
-        if joins {
+        let joined = joins(next.first.saturating_sub(end(*run)));
+        if joined {
             run.count = end(*run).max(end(*next)) - run.first;
         }
-        joins
+        joined
     });
 }
 

@@ -112,6 +112,14 @@ fn cut_between_volumes() -> bool {
     for event in [Event::LinkUp { connection: LINK, peer }, Event::LaneUp(LANE)] {
         control.handle(event, now, &mut busy, &mut out);
     }
+    for action in core::mem::take(&mut out) {
+        match action {
+            Action::Persist { sequence, .. } => {
+                control.handle(Event::Persisted { sequence }, now, &mut busy, &mut out);
+            }
+            action => out.push(action),
+        }
+    }
     let asked = out.iter().find_map(|action| match action {
         Action::SendSession { message: SessionMessage::Hello { session, .. }, .. } => Some(*session),
         _ => None,
