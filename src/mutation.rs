@@ -30,6 +30,8 @@ pub enum Mutation {
     R3AnswerAloneBeforeDrop,
     /// T4: between the vote for a join and its outcome answers need this copy alone.
     T4JoinNotNeeded,
+    /// Rule 10: a volume is a member, durably, before its map says that nothing is equal.
+    R10AdmittedUnmarked,
     /// T5: an answer decided without the mirror's ack leaves the region clean.
     T5AnsweredAloneUnmarked,
     /// Rule 5: the secondary takes frames of another tenure.
@@ -100,8 +102,6 @@ pub enum Mutation {
     WitnessOwnersIgnored,
     /// A group is over here because the witness or the other array says so.
     ToldRemovedRemoves,
-    /// Both arrays go on exporting the volumes of a group that was removed.
-    RemovedKeepsExports,
     /// Whoever shows an identity may say which of its lives is the newest.
     LivesOfAnyName,
     /// Join: nothing checks that the copies are equal.
@@ -165,6 +165,8 @@ pub enum Mutation {
     R4StaleCopyPromoted,
     /// Rule 11: at *drop* only one volume stops mirroring.
     R11VolumesStopApart,
+    /// Rule 11: the session ends volume by volume, each with its lone answers.
+    R11SessionEndsByVolume,
     /// Rule 13: leases by the other array do not count.
     R13WitnessNeeded,
     /// F33: the age of a `data_dir` rises with its starts alone.
@@ -223,6 +225,16 @@ pub enum Mutation {
     T20PromoteVotesFirst,
     /// Rule 1: a promise lasts as long as its lease, whatever the rates of the clocks.
     R1PromiseNoLonger,
+    /// Rule 1: a copy that leaves its group stays exported on an array that did not serve it.
+    LeftCopyExported,
+    /// Rule 6: what waited at a copy that did not serve is carried out when it leaves its group.
+    LeftCopyServesParked,
+    /// A verb ends with the connection of the client that gave it.
+    VerbEndsWithClient,
+    /// F14: an image is written back twice at the same time.
+    RollBackRunsTwice,
+    /// A secondary that declines because its copy is smaller is not told to grow.
+    SmallerCopyStays,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

@@ -3,6 +3,7 @@
 pub mod age;
 pub mod control;
 pub mod data;
+mod dying;
 pub mod events;
 pub mod exports;
 pub mod groups;

@@ -12,10 +12,12 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::Failure;
 
-/// Longest any request may take: a switchover is decided long before.
+/// Longest that any answer may take. A verb that takes longer is answered before with where to ask for its end.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the API listens unless the configuration says otherwise.
 const PORT: u16 = 8008;
+/// HTTP: it goes on, and its end is to be asked for elsewhere.
+const ACCEPTED: u16 = 202;
 const SESSION_KEY: &str = "X-HP3PAR-WSAPI-SessionKey";
 
 /// A refusal of the array, in its own words.
@@ -189,8 +191,28 @@ impl Client {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// The body of an answer as it is.
+    /// The body of an answer as it is. A verb that takes long is waited for to its end; the array carries it out
+    /// all the same when nobody waits.
     pub fn text(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String, Failure> {
+        let (mut text, mut later) = self.answer(method, path, body)?;
+        if later.is_some() {
+            eprintln!(
+                "the array is still at it (showrcopy and showeventlog tell how far); waiting for the end"
+            );
+        }
+        while let Some(at) = later {
+            (text, later) = self.answer("GET", &at, None)?;
+        }
+        Ok(text)
+    }
+
+    /// One answer, and where to ask for the end of what is still being carried out.
+    fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(String, Option<String>), Failure> {
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
@@ -202,9 +224,10 @@ impl Client {
             format!("the array at {base} does not answer: {error}; start it, or name another with --array")
         })?;
         let status = answer.status().as_u16();
+        let location = answer.headers().get("location").and_then(|at| at.to_str().ok()).map(str::to_owned);
         let text = answer.body_mut().read_to_string()?;
         if status < 400 {
-            return Ok(text);
+            return Ok((text, location.filter(|_| status == ACCEPTED)));
         }
         let said: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         let desc = said["desc"].as_str().map_or_else(|| format!("HTTP status {status}"), str::to_owned);

@@ -11,6 +11,7 @@ mod gate;
 mod liveness;
 mod overriding;
 mod probe;
+mod runs;
 mod session;
 mod view;
 
@@ -26,3 +27,5 @@ pub use probe::{Probe, Probed, Trouble};
 
 #[cfg(test)]
 mod rig_tests;
+#[cfg(test)]
+mod session_tests;

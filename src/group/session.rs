@@ -9,14 +9,14 @@ use crate::mirror::{Context, LaneId, RegionRun, SessionId, VolumeId};
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
-use super::api::{Action, Decline, LogEntry, Members, RUNS_MAX, Refused, SessionEnd, SessionMessage};
+use super::api::{Action, Decline, LogEntry, Members, Refused, SessionEnd, SessionMessage};
 use super::control::Control;
+use super::runs::{ANSWER_RUNS_MAX, bound, parts};
 
-/// Most runs taken of one answer: what every region of a very large volume needs at worst is more
-/// than memory should bear; past it neighbouring runs are merged (copying too much is harmless).
-const ANSWER_RUNS_MAX: usize = 1 << 20;
 /// A hello or join query without an answer is repeated: the secondary may only have been draining.
 const REPEAT: Duration = Duration::from_millis(500);
+/// A secondary whose volumes differ is given the group's state again: it may have had no space to grow.
+const TELL_MEMBERS: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -43,6 +43,8 @@ pub(super) struct Primary {
     pub not_before: Time,
     /// Why the last session asked for was declined.
     pub declined: Option<Decline>,
+    /// When the secondary was last given the group's state because its volumes differ.
+    told_members: Option<Time>,
     /// When the join query was last sent.
     pub queried: Option<Time>,
     /// The secondary is ready for the join in this session.
@@ -204,6 +206,11 @@ impl Control {
         self.primary.ready = false;
         let cx = Context { now, lane: None };
         if let State::Up { id } = state {
+            // Nothing is sent any more, on any volume, before something is answered alone on one of them: else the
+            // other copy may get a later write than the first it lacks (rule 11).
+            if !mutation::on(Mutation::R11SessionEndsByVolume) {
+                members.each(&mut |_, volume, _| volume.mute_session());
+            }
             let mut first = true;
             members.each(&mut |_, volume, out| {
                 if core::mem::take(&mut first) || !mutation::on(Mutation::R11VolumesStopApart) {
@@ -265,6 +272,16 @@ impl Control {
                 if self.primary.id() == Some(session) {
                     if self.primary.declined != Some(why) {
                         self.log(LogEntry::SessionDeclined { why }, out);
+                    }
+                    // A copy there that is smaller follows this one's growth by the group's state, and by nothing
+                    // else: no session comes before.
+                    let told = &mut self.primary.told_members;
+                    if why == Decline::Members
+                        && told.is_none_or(|at| now.grantor >= at + TELL_MEMBERS)
+                        && !mutation::on(Mutation::SmallerCopyStays)
+                    {
+                        *told = Some(now.grantor);
+                        out.push(Action::SendGroupState);
                     }
                     self.primary.declined = Some(why);
                     self.end_session(SessionEnd::PeerRefused, now, members, out);
@@ -370,11 +387,9 @@ impl Control {
         members.each(&mut |volume, core, _| {
             let mut runs = Vec::new();
             core.dirty_runs(&mut runs);
-            for chunk in runs.chunks(RUNS_MAX) {
-                answers.push((volume, chunk.to_vec()));
-            }
+            answers.push((volume, runs));
         });
-        for (volume, runs) in answers {
+        for (volume, runs) in parts(answers, ANSWER_RUNS_MAX) {
             self.tell(SessionMessage::Answer { session, volume: Some(volume), runs, last: false }, out);
         }
         self.tell(SessionMessage::Answer { session, volume: None, runs: Vec::new(), last: true }, out);
@@ -400,7 +415,7 @@ impl Control {
         if let Some(volume) = volume {
             let known = dirty.entry(volume).or_default();
             known.extend(runs);
-            bound(known);
+            bound(known, ANSWER_RUNS_MAX);
         }
         if !last || !self.wants_session(now) || self.lanes.is_empty() {
             return;
@@ -413,6 +428,7 @@ impl Control {
         self.primary.missing_since = None;
         self.primary.declined = None;
         self.peer_disk.tried();
+        self.primary.told_members = None;
         let cx = Context { now, lane: None };
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {
@@ -440,20 +456,5 @@ impl Control {
         for ticket in self.changes.forget_requests() {
             out.push(Action::Outcome { ticket, result: Err(Refused::PeerUnreachable) });
         }
-    }
-}
-
-/// Merges neighbours until the list is short enough.
-fn bound(runs: &mut Vec<RegionRun>) {
-    while runs.len() > ANSWER_RUNS_MAX {
-        let merged: Vec<RegionRun> = runs
-            .chunks(2)
-            .filter_map(|pair| {
-                let (first, last) = (pair.first()?, pair.last()?);
-                let end = last.first.saturating_add(last.count);
-                Some(RegionRun { first: first.first, count: end.saturating_sub(first.first) })
-            })
-            .collect();
-        *runs = merged;
     }
 }

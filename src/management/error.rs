@@ -119,6 +119,7 @@ impl From<CommandError> for ApiError {
             CommandError::Group(_)
             | CommandError::Verify(_)
             | CommandError::InSync(_)
+            | CommandError::NotServing(_)
             | CommandError::NotPrimary(_)
             | CommandError::PeerUnreachable
             | CommandError::PrimaryUnreachable(_)

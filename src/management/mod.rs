@@ -14,6 +14,7 @@ mod remotecopy;
 mod server;
 mod token;
 mod transport;
+mod verbs;
 mod verify;
 
 pub use auth::{UsersError, set_user};

@@ -21,6 +21,7 @@ use super::bounds::{Bounded, Client};
 use super::error::ApiError;
 use super::guesses::Guesses;
 use super::transport::Https;
+use super::verbs::{self, Verbs};
 use super::{Json, group_targets, metrics, objects, remotecopy, token, verify};
 use crate::array::Handle;
 use crate::config::ArrayConfig;
@@ -52,6 +53,7 @@ pub enum ServeError {
 pub struct Api {
     pub handle: Handle,
     pub auth: Arc<Auth>,
+    pub verbs: Verbs,
     logins: Arc<Semaphore>,
     guesses: Arc<Mutex<Guesses>>,
     /// Failed logins, for the log.
@@ -82,7 +84,8 @@ pub async fn serve(config: &ArrayConfig, handle: Handle) -> Result<tokio::task::
     let auth = Arc::new(Auth::new(users, local)?);
     let logins = Arc::new(Semaphore::new(LOGINS_AT_ONCE));
     let (guesses, refusals) = (Arc::default(), Arc::default());
-    let api = Api { handle, auth, logins, guesses, refusals, loopback: address.ip().is_loopback() };
+    let loopback = address.ip().is_loopback();
+    let api = Api { handle, auth, verbs: Verbs::default(), logins, guesses, refusals, loopback };
     let server = async move {
         let service = router(api).into_make_service_with_connect_info::<Client>();
         if let Err(error) = axum::serve(Bounded::new(listener, acceptor.map(Https::new)), service).await {
@@ -98,6 +101,8 @@ fn router(api: Api) -> Router {
         .merge(remotecopy::routes())
         .merge(group_targets::routes())
         .merge(verify::routes())
+        .route(&format!("{}/{{number}}", verbs::RESOURCE), get(verbs::answer))
+        .layer(middleware::from_fn_with_state(api.clone(), verbs::to_its_end))
         .layer(middleware::from_fn_with_state(api.clone(), must_have_session));
     Router::new()
         .route("/api", get(version))

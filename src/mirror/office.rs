@@ -61,8 +61,13 @@ impl Volume {
         self.raise_barrier(out);
     }
 
-    /// Takes the volume out of its group: solitary, its map cleared.
+    /// Takes the volume out of its group: solitary, its map cleared. Where it did not serve, what waits came for a
+    /// copy that did, and is refused.
     pub fn withdraw(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        let serves = self.is_primary() && self.gate.may_start(cx.now);
+        if self.group.is_some() && !serves && !mutation::on(Mutation::LeftCopyServesParked) {
+            self.refuse_all(Refusal::Standby, !self.is_primary(), cx, out);
+        }
         self.end_verify(VerifyEnd::NotInSync, out);
         self.end_session();
         self.end_applies(out);

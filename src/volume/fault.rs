@@ -5,6 +5,7 @@
 //! - `stale_read:N`: after N stamped reads, one read is answered with what its block held before
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
+//! - `slow_restore:MS`: writing an image back takes MS milliseconds longer.
 //! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
 //! - `dies_enrolled:1`: the array dies when it has been enrolled, before anything is copied to it.
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
@@ -53,7 +54,15 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks", "dies_enrolled"];
+            let known = [
+                "drop_write",
+                "stale_read",
+                "stall",
+                "copy_stops",
+                "slow_restore",
+                "bad_blocks",
+                "dies_enrolled",
+            ];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -62,8 +71,8 @@ fn setting() -> Option<&'static (String, u64)> {
                 }
                 _ => {
                     panic!(
-                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N, \
-                         dies_enrolled:1 is understood"
+                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, \
+                         slow_restore:MS, bad_blocks:N, dies_enrolled:1 is understood"
                     )
                 }
             }
@@ -96,6 +105,13 @@ pub fn dies_enrolled() {
     if setting().is_some_and(|(kind, _)| kind == "dies_enrolled") {
         tracing::warn!("this array dies on purpose");
         std::process::abort();
+    }
+}
+
+/// Before an image is written back.
+pub async fn slow_restore() {
+    if let Some((_, ms)) = setting().filter(|(kind, _)| kind == "slow_restore") {
+        tokio::time::sleep(Duration::from_millis(*ms)).await;
     }
 }
 

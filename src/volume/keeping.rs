@@ -1,13 +1,14 @@
 //! The shell's part in keeping what a copy held (`mirror::before`, `store::before`): makes the image
 //! with the first frame, fills it before each write, removes it, and writes it back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::block::{Extent, StoreResult};
+use crate::mutation::{self, Mutation};
 use crate::store::{BeforeImage, Handle};
 use crate::sys::pool;
 
@@ -27,6 +28,8 @@ pub(super) struct Keeping {
     making: Mutex<()>,
     /// When the copy was known to be in sync last, in seconds since 1970; zero: not in this life.
     in_sync_until: AtomicU64,
+    /// The image is being written back.
+    rolling_back: AtomicBool,
 }
 
 /// What an operator is told of a kept image.
@@ -43,6 +46,8 @@ pub struct KeptImage {
 /// Why an image is not written back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RollBackError {
+    #[error("its older content is being put back already; wait for that (showeventlog)")]
+    Running,
     #[error("what is on its way to this copy's disk does not end; check that disk")]
     NotDrained,
     #[error("this copy's disk failed ({0:?}) while its older content was being put back; try again")]
@@ -183,13 +188,17 @@ impl Volume {
     pub async fn roll_back(&self) -> Result<Option<KeptImage>, RollBackError> {
         let Some(kept) = self.kept_image() else { return Ok(None) };
         let Some((_, image)) = self.keeping().lock().clone() else { return Ok(None) };
+        let running = RollingBack::begin(self).ok_or(RollBackError::Running)?;
         let regions = image.regions();
-        let done = self.roll_back_to(image, &regions).await;
-        self.with(|core, _, out| core.end_roll_back(out));
-        done.map(|()| Some(kept))
+        self.roll_back_to(image, &regions, running).await.map(|()| Some(kept))
     }
 
-    async fn roll_back_to(&self, image: BeforeImage, regions: &[u64]) -> Result<(), RollBackError> {
+    async fn roll_back_to(
+        &self,
+        image: BeforeImage,
+        regions: &[u64],
+        running: RollingBack,
+    ) -> Result<(), RollBackError> {
         let marked = async {
             loop {
                 let drained = self.with(|core, _, out| core.begin_roll_back(regions, out));
@@ -205,15 +214,38 @@ impl Volume {
         let restore = move || {
             let Some(thread) = DataThread::current() else { return };
             tokio::task::spawn_local(async move {
+                #[cfg(feature = "testing")]
+                super::fault::slow_restore().await;
                 let restored = match thread.handle(&volume) {
                     Some(handle) => image.restore(&handle).await.map(|_| ()),
                     None => Err(StoreResult::Failed),
                 };
+                drop(running);
                 // Whoever asked may have gone.
                 let _ = tell.send(restored);
             });
         };
         self.mailboxes().send(0, Job::Call(Box::new(restore)));
         told.await.map_err(|_| RollBackError::Stopping)?.map_err(RollBackError::Store)
+    }
+}
+
+/// One roll-back of a volume. It ends when this is dropped: by what writes the image back, however long whoever asked
+/// for it waits.
+#[derive(Debug)]
+struct RollingBack(Volume);
+
+impl RollingBack {
+    /// `None`: one is under way.
+    fn begin(volume: &Volume) -> Option<Self> {
+        let runs = volume.keeping().rolling_back.swap(true, Ordering::AcqRel);
+        (!runs || mutation::on(Mutation::RollBackRunsTwice)).then(|| Self(volume.clone()))
+    }
+}
+
+impl Drop for RollingBack {
+    fn drop(&mut self) {
+        self.0.keeping().rolling_back.store(false, Ordering::Release);
+        self.0.with(|core, _, out| core.end_roll_back(out));
     }
 }

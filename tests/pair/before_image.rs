@@ -9,6 +9,8 @@ use super::site::{Array, LIMIT, Pair, qemu_io, until};
 /// A witness this old has no promises of a former life to fear.
 const WITNESS_AGE: Duration = Duration::from_secs(11);
 const OVERRIDE: Duration = Duration::from_secs(40);
+/// How long the older content takes to be put back.
+const RESTORE: Duration = Duration::from_secs(6);
 /// Regions that get over before the resync stands still.
 const COPIED: u64 = 20;
 
@@ -22,6 +24,62 @@ fn images(array: &Array) -> usize {
 
 fn whole_is(array: &Array, pattern: u8) -> Option<bool> {
     qemu_io(&array.place, &format!("read -P {pattern:#x} 0 64M")).map(|read| read.is_ok())
+}
+
+/// The operator's client gives up, or is killed, while the older content is being put back: the verb goes on. True: B
+/// serves in the end.
+fn override_without_its_client(mutation: Option<&str>) -> Option<bool> {
+    let mut pair = Pair::new();
+    let born = Instant::now();
+    let (a, b) = pair.in_sync();
+    if qemu_io(&a.place, "write -P 0x11 0 64M").is_none_or(|done| done.is_err()) {
+        return None;
+    }
+    b.daemon.kill();
+    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    qemu_io(&a.place, "write -P 0x22 0 64M").unwrap().unwrap();
+    a.daemon.terminate();
+    pair.a.environment = vec![("TWINLUN_FAULT".into(), format!("copy_stops:{COPIED}"))];
+    pair.b.environment = vec![("TWINLUN_FAULT".into(), format!("slow_restore:{}", RESTORE.as_millis()))];
+    pair.b.environment.extend(mutation.map(|name| ("TWINLUN_MUTATION".into(), name.into())));
+    let (a, b) = (pair.a.start(), pair.b.start());
+    until("the resync stands still in its middle", LIMIT, || {
+        let kept = b.group()["volumes"][0]["kept"]["regions"].as_u64()?;
+        (kept >= COPIED).then_some(())
+    });
+    std::thread::sleep(WITNESS_AGE.saturating_sub(born.elapsed()));
+    a.daemon.kill();
+    until("B has lost A", LIMIT, || (b.get("/api/twinlun/rcopy")["targetUp"] == false).then_some(()));
+    let mut client = std::process::Command::new(super::site::BINARY)
+        .args(["setrcopygroup", "override", "-f", "g"])
+        .env("TWINLUN_ARRAY", format!("127.0.0.1:{}", b.place.management))
+        .spawn()
+        .unwrap();
+    std::thread::sleep(RESTORE / 2);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    if mutation.is_none() {
+        let twice = b.cli_refused(&["setrcopygroup", "override", "-f", "g"]);
+        assert!(twice.contains("being put back already"), "{twice}");
+    }
+    let end = Instant::now() + if mutation.is_none() { OVERRIDE } else { RESTORE * 3 };
+    while Instant::now() < end {
+        if b.group()["serves"] == true {
+            return Some(whole_is(&b, 0x11) == Some(true));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Some(false)
+}
+
+#[test]
+fn an_override_goes_on_when_its_client_is_killed() {
+    assert_ne!(override_without_its_client(None), Some(false));
+}
+
+#[test]
+fn tied_to_its_client_an_override_would_be_lost() {
+    assert_ne!(override_without_its_client(Some("VerbEndsWithClient")), Some(true));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod initiator;
 mod lun;
 mod management;
 mod many_pairs;
+mod members;
 mod operator;
 mod read_errors;
 mod removal;

@@ -3,12 +3,13 @@
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
+use crate::array::dying;
 use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::VolumeId;
 use crate::mutation::{self, Mutation};
 use crate::store::objects::{
-    Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
+    Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, Unexported, VirtualVolume, Vlun,
 };
 use crate::volume::Volume;
 
@@ -114,10 +115,21 @@ impl Handle {
             full: vv.provisioning == Provisioning::Full,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
+        self.mark_all(vv.volume_id()).await?;
         let name = group.to_owned();
         self.update(move |objects| objects.admit(&name, member)).await?;
+        dying::at("admitted");
         self.enrol(&entry, vv.volume_id(), true).await?;
         self.share_group_state(entry.uuid).await
+    }
+
+    /// All of a volume that is about to enter a group is out of sync, durably, before the membership is: the copies
+    /// are equal nowhere, and a crash in between must not make them count so (rule 10).
+    pub(super) async fn mark_all(&self, volume: VolumeId) -> Result<(), CommandError> {
+        if mutation::on(Mutation::R10AdmittedUnmarked) {
+            return Ok(());
+        }
+        self.blocking(move |this| this.volumes.disown(volume).map_err(CommandError::Disown)).await
     }
 
     pub(super) async fn enrol(
@@ -136,37 +148,58 @@ impl Handle {
         self.volumes.get(volume).ok_or_else(|| missing(Kind::Volume, &name))
     }
 
-    /// `dismissrcopyvv`: takes a volume out of a stopped group, on both arrays if they are linked.
+    /// `dismissrcopyvv`: takes a volume out of a stopped group, on both arrays. The primary goes on exporting it; the
+    /// other array's copy stays there, exported to nobody.
     ///
     /// # Errors
-    /// The group is started.
+    /// The group is in sync, or not served by this array; the other array is not reached.
     pub async fn dismiss(&self, volume: &str, group: &str) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
         let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
         self.must_be_stopped_primary(&entry)?;
+        if !self.serves(&entry) {
+            return Err(CommandError::NotServing(entry.name));
+        }
         self.ask_peer(PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid }).await?;
-        self.dismiss_here(&entry, &vv).await
+        self.dismiss_here(&entry, &vv, true).await
+    }
+
+    /// This array serves the group's volumes, and goes on doing so when they leave it. Any other array's copies
+    /// bear the same identity: they must be exported to nobody before they are its own.
+    pub(super) fn serves(&self, group: &Group) -> bool {
+        let serves = |view: PathView| {
+            view.role == Role::Primary && matches!(view.reason, None | Some(Reason::Removed))
+        };
+        self.view(group.group_id()).is_some_and(serves) || mutation::on(Mutation::LeftCopyExported)
     }
 
     pub(super) async fn dismiss_here(
         &self,
         group: &Group,
         volume: &VirtualVolume,
+        serves: bool,
     ) -> Result<(), CommandError> {
-        let (id, member) = (group.group_id(), volume.volume_id());
-        // Only the array that serves the volume goes on with it; two copies of one identity are never written to
-        // by hosts at the same time.
-        let (uuid, keeps) = (volume.uuid, self.serves(group));
-        let (group, volume) = (group.name.clone(), volume.name.clone());
-        self.update(move |objects| {
-            if !keeps && !mutation::on(Mutation::RemovedKeepsExports) {
-                objects.unexport(uuid);
-            }
-            objects.dismiss(&group, &volume)
-        })
-        .await?;
+        let (id, member, uuid) = (group.group_id(), volume.volume_id(), volume.uuid);
+        let (of, name) = (group.name.clone(), volume.name.clone());
+        let dismiss = move |objects: &mut Objects| {
+            objects.dismiss(&of, &name)?;
+            Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
+        };
+        let taken = self.update(dismiss).await?;
+        self.tell_unexported(group, &taken);
         self.control(move |controller| controller.dismiss(id, member)).await
+    }
+
+    /// For the event log: an operator wonders where the exports went.
+    pub(super) fn tell_unexported(&self, group: &Group, taken: &[Vlun]) {
+        if !taken.is_empty() {
+            let count = taken.len();
+            let text = format!(
+                "{count} VLUNs were taken back here: the volumes leave the group, and this array did not serve it"
+            );
+            self.log.add(Some(group.name.clone()), None, text);
+        }
     }
 
     fn must_be_stopped_primary(&self, group: &Group) -> Result<(), CommandError> {
@@ -373,10 +406,11 @@ impl Handle {
         self.switch_over(group).await
     }
 
-    /// `removercopygroup`: a stopped group, on both arrays.
+    /// `removercopygroup`: a stopped group, on both arrays. The one that serves it goes on exporting the volumes; on
+    /// the other one they stay, exported to nobody.
     ///
     /// # Errors
-    /// The group is started.
+    /// The group is started, or still in sync.
     pub async fn remove_group(&self, group: &str) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
@@ -384,20 +418,41 @@ impl Handle {
             // Nobody mirrors to this copy; its volumes become this array's own.
             return self.remove_absent_group(&entry).await;
         }
-        if self.is_removed_elsewhere(&entry) {
+        let elsewhere = self.is_removed_elsewhere(&entry);
+        if elsewhere {
             // This array may not have heard that it was stopped.
             self.forget_started(&entry).await?;
         } else {
             snapshot.as_ref().clone().remove_group(group, 0)?;
         }
+        // In sync the other array may take office, however little it hears of this one.
+        if !elsewhere && self.view(entry.group_id()).is_some_and(|view| view.in_sync == InSync::Both) {
+            return Err(CommandError::InSync(entry.name));
+        }
+        // Asked now: the other array's tombstone may end the control before this array removes the group itself.
+        let serves = self.serves(&entry);
+        // Before the other array begins: its tombstone opens this one's volumes.
+        let taken = if serves { None } else { Some(self.unexport(&entry).await?) };
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
             Ok(()) | Err(CommandError::PeerUnreachable) => {}
             // An array that came back empty has nothing to remove.
             Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if let Some(taken) = taken {
+                    let again = move |objects: &mut Objects| -> Result<(), ObjectError> {
+                        objects.export_again(taken);
+                        Ok(())
+                    };
+                    self.update(again).await?;
+                }
+                return Err(error);
+            }
         }
-        self.remove_group_here(&entry).await
+        if let Some(taken) = taken {
+            self.tell_unexported(&entry, &taken.vluns);
+        }
+        self.remove_group_here(&entry, serves).await
     }
 
     fn is_removed_elsewhere(&self, group: &Group) -> bool {
@@ -413,27 +468,33 @@ impl Handle {
         self.control(move |controller| controller.policy_changed(&stopped)).await
     }
 
-    /// Ends a stopped group on this array. Unless this array serves it, its volumes are exported to nobody from
-    /// then on: the other array goes on with the copies of the same identity.
-    pub(super) async fn remove_group_here(&self, group: &Group) -> Result<(), CommandError> {
-        // Before anything changes: a volume may be written to alone only when its group is gone.
-        self.snapshot().as_ref().clone().remove_group(&group.name, 0)?;
-        self.absent.remove(group.uuid);
-        if !self.serves(group) && !mutation::on(Mutation::RemovedKeepsExports) {
-            let members: Vec<_> = group.members.iter().map(|member| member.volume).collect();
-            self.update(move |objects| {
-                members.into_iter().for_each(|volume| objects.unexport(volume));
-                Ok(())
-            })
-            .await?;
+    async fn unexport(&self, group: &Group) -> Result<Unexported, CommandError> {
+        let uuid = group.uuid;
+        self.update(move |objects| objects.unexport(uuid)).await
+    }
+
+    /// Ends a stopped group on this array. `serves`: its exports stay; elsewhere its volumes are exported to nobody from
+    /// then on, as the other array goes on with the copies of the same identity.
+    pub(super) async fn remove_group_here(&self, group: &Group, serves: bool) -> Result<(), CommandError> {
+        if !serves {
+            // Before anything opens the volumes.
+            let taken = self.unexport(group).await?;
+            self.tell_unexported(group, &taken.vluns);
         }
+        self.absent.remove(group.uuid);
         match self.command(group.group_id(), Command::Remove).await {
             // An absent group has no control.
             Ok(()) | Err(CommandError::Object(ObjectError::Missing { .. })) => {}
             Err(error) => return Err(error),
         }
-        let name = group.name.clone();
-        self.update(move |objects| objects.remove_group(&name, now_seconds()).map(drop)).await
+        let (name, uuid) = (group.name.clone(), group.uuid);
+        self.update(move |objects| {
+            if !serves {
+                objects.unexport(uuid)?; // what came in between
+            }
+            objects.remove_group(&name, now_seconds()).map(drop)
+        })
+        .await
     }
 
     fn group_id(&self, group: &str) -> Result<GroupId, CommandError> {

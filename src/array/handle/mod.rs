@@ -55,8 +55,10 @@ pub enum CommandError {
     WitnessUnreachable,
     #[error("the other array refuses: {message}")]
     Peer { code: PeerRefusal, message: String },
-    #[error("group {0} is in sync; stop it before its members change")]
+    #[error("group {0} is in sync; stop it first")]
     InSync(String),
+    #[error("this array does not serve group {0} now; showrcopy says why, try again when it does")]
+    NotServing(String),
     #[error("this array is not the primary of group {0}; give the command there")]
     NotPrimary(String),
     #[error(
@@ -210,11 +212,6 @@ impl Handle {
     /// Does this array serve a group right now?
     pub fn serves_any(&self) -> bool {
         self.views.load().values().any(|view| view.reason.is_none())
-    }
-
-    /// Does this array serve the group right now?
-    fn serves(&self, group: &Group) -> bool {
-        self.view(group.group_id()).is_some_and(|view| view.reason.is_none())
     }
 
     fn is_primary(&self, group: &Group) -> bool {

@@ -45,7 +45,7 @@ impl Handle {
                 self.add_group(group, chosen).await.map(drop)
             }
             PeerRequest::RemoveGroup(group) => match snapshot.group(group).cloned() {
-                Some(group) => self.remove_group_here(&group).await,
+                Some(group) => self.remove_group_here(&group, self.serves(&group)).await,
                 None => Ok(()),
             },
             PeerRequest::AdmitVolume(volume) => {
@@ -56,7 +56,7 @@ impl Handle {
                 let group = named(group)?;
                 match snapshot.volume(volume).cloned() {
                     Some(volume) if group.members.iter().any(|m| m.volume == volume.uuid) => {
-                        self.dismiss_here(&group, &volume).await
+                        self.dismiss_here(&group, &volume, self.serves(&group)).await
                     }
                     _ => Ok(()),
                 }
@@ -124,8 +124,10 @@ impl Handle {
             }
         }
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
-        let name = group.name.clone();
+        let (name, id) = (group.name.clone(), VolumeId(volume.uuid.into_bytes()));
+        // Whatever becomes of the primary's marks: the copy says by itself that it holds nothing.
+        self.mark_all(id).await?;
         self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
-        self.enrol(group, VolumeId(volume.uuid.into_bytes()), false).await
+        self.enrol(group, id, false).await
     }
 }

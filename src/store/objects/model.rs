@@ -467,12 +467,6 @@ impl Objects {
         Ok(group)
     }
 
-    /// Takes back every export of a volume: one that leaves its group beside another array's copy of the same
-    /// identity is nobody's until an operator exports it.
-    pub fn unexport(&mut self, volume: Uuid) {
-        self.vluns.retain(|(exported, _), _| *exported != volume);
-    }
-
     fn group_changed(&mut self, volume: Uuid) {
         let group = self.groups.values_mut().find(|g| g.members.iter().any(|m| m.volume == volume));
         if let Some(group) = group {

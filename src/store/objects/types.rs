@@ -236,6 +236,15 @@ pub struct GroupState {
     pub vluns: Vec<Vlun>,
 }
 
+/// Exports that an array has taken back of a group it is about to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unexported {
+    pub group: Uuid,
+    /// The group's number before.
+    pub sequence: u64,
+    pub vluns: Vec<Vlun>,
+}
+
 /// What both arrays must agree on of one member volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedVolume {
