@@ -110,8 +110,14 @@ pub enum Mutation {
     BeforeContentNotFlushed,
     /// F14: a region is overwritten before the image's entry for it is on stable storage.
     BeforeEntryNotFlushed,
-    /// F14: the secondary is joined before its image is gone for good.
+    /// F14: the secondary is ready for the join before the content that it had counts no more, durably.
     BeforeOutlivesJoin,
+    /// F14: a session is accepted while it is being noted down that the content of the one before counts no more.
+    BeforeCutNotAwaited,
+    /// F14: an image counts whichever content it is of.
+    BeforeCutIgnored,
+    /// F14: a copy of which not everything is kept counts as one whose older content is whole.
+    BeforeMixtureForgotten,
     /// The name of a new data file is not made durable.
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.

@@ -205,6 +205,11 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Discarded => {
             "what this array wrote alone before an override is discarded by the operator".into()
         }
+        LogEntry::Mixture => {
+            "what this copy held before its resync cannot be kept (see the process's own log): until it is in sync again \
+             it is a mixture of old and new; do not override with it"
+                .into()
+        }
         LogEntry::VolumeDiskHangs(true) => "a volume's disk does not finish its I/O; check that disk".into(),
         LogEntry::VolumeDiskHangs(false) => "the volumes' disks finish their I/O again".into(),
         LogEntry::DataDirHangs(true) => {

@@ -475,6 +475,8 @@ pub enum LogEntry {
     Discarded,
     /// A volume's I/O takes longer than `disk_timeout`, or no longer.
     VolumeDiskHangs(bool),
+    /// What this copy held before it is brought up to date cannot be kept.
+    Mixture,
     /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.
     DataDirHangs(bool),
     SplitBrain,

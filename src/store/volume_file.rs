@@ -392,8 +392,9 @@ impl DataFile {
     ///
     /// # Errors
     /// See [`BeforeImage::create`].
-    pub fn new_image(&self, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
-        BeforeImage::create(self.images_at(), self.id(), self.blocks(), as_of, void, self.inner.engine)
+    pub fn new_image(&self, cut: u64, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
+        let engine = self.inner.engine;
+        BeforeImage::create(self.images_at(), self.id(), self.blocks(), cut, as_of, void, engine)
     }
 
     /// Images of a block device lie beside `path`; of a file, beside that file.

@@ -5,6 +5,7 @@
 //! - `stale_read:N`: after N stamped reads, one read is answered with what its block held before
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
+//! - `images_fail:N`: from the Nth on, no image of a copy as it was can be made.
 //! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
 
@@ -52,7 +53,7 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks"];
+            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks", "images_fail"];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -61,8 +62,8 @@ fn setting() -> Option<&'static (String, u64)> {
                 }
                 _ => {
                     panic!(
-                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N \
-                         is understood"
+                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N, \
+                         images_fail:N is understood"
                     )
                 }
             }
@@ -95,6 +96,14 @@ pub fn copy_stops() -> bool {
     static BEGUN: AtomicU64 = AtomicU64::new(0);
     setting()
         .filter(|(kind, _)| kind == "copy_stops")
+        .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
+}
+
+/// This image of a copy as it was is not to be made.
+pub fn image_fails() -> bool {
+    static BEGUN: AtomicU64 = AtomicU64::new(1);
+    setting()
+        .filter(|(kind, _)| kind == "images_fail")
         .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
 }
 

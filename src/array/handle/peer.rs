@@ -116,6 +116,9 @@ impl Handle {
                 self.make_volume(new, volume.uuid, volume.naa).await?;
             }
         }
+        // What was kept of it in another group is not of this one.
+        let open = self.volume(VolumeId(volume.uuid.into_bytes()))?;
+        self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await?;
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
         let name = group.name.clone();
         self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
