@@ -364,10 +364,10 @@ impl VolumeSet {
     /// What could not be removed; the volume is closed all the same.
     pub fn remove(&self, volume: &VirtualVolume) -> Result<(), OpenError> {
         let id = volume.volume_id();
-        if let Some(open) = self.get(id) {
-            if let Err(error) = open.drop_image() {
-                tracing::warn!(volume = ?open, %error, "the image of a removed volume is left behind");
-            }
+        if let Some(open) = self.get(id)
+            && let Err(error) = open.drop_image()
+        {
+            tracing::warn!(volume = ?open, %error, "the image of a removed volume is left behind");
         }
         self.close(id);
         let map = self.data_dir.map(id);
