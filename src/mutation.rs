@@ -120,12 +120,10 @@ pub enum Mutation {
     BeforeContentNotFlushed,
     /// F14: a region is overwritten before the image's entry for it is on stable storage.
     BeforeEntryNotFlushed,
-    /// F14: the secondary is joined before its image is gone for good.
+    /// F14: the secondary is ready for the join before the content that it had counts no more, durably.
     BeforeOutlivesJoin,
     /// F14: an image counts as begun before its header, which may say that there is none, is on stable storage.
     BeforeHeaderNotFlushed,
-    /// F14: an image that is given up is so reported before that is on stable storage.
-    BeforeVoidNotFlushed,
     /// The space of a fully provisioned volume is reported taken without a flush.
     ReservationNotFlushed,
     /// A volume has grown before what it has grown by reads as zeroes for good.
@@ -138,6 +136,12 @@ pub enum Mutation {
     UsersNotFlushed,
     /// The name of the users file is not made durable.
     UsersNameNotSynced,
+    /// F14: a session is accepted while it is being noted down that the content of the one before counts no more.
+    BeforeCutNotAwaited,
+    /// F14: an image counts whichever content it is of.
+    BeforeCutIgnored,
+    /// F14: a copy of which not everything is kept counts as one whose older content is whole.
+    BeforeMixtureForgotten,
     /// The name of a new data file is not made durable.
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.

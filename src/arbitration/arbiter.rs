@@ -146,6 +146,8 @@ pub struct Arbiter {
     pub(super) durable: u64,
     /// The sequence that holds `chosen`.
     pub(super) chosen_sequence: u64,
+    /// The sequence that holds `cut` and `mixture`.
+    cut_sequence: u64,
     pub(super) outbox: VecDeque<(u64, Voter, Connection, Message)>,
     pub(super) peer: Other,
     pub(super) witness: Other,
@@ -190,6 +192,7 @@ impl Arbiter {
             sequence: 0,
             durable: 0,
             chosen_sequence: 0,
+            cut_sequence: 0,
             outbox: VecDeque::new(),
             peer: Other::default(),
             witness: Other::default(),
@@ -514,6 +517,9 @@ impl Arbiter {
         } else if new_lineage && old.primary == self.me && old.in_sync == InSync::Primary {
             self.register.record.overridden = !mutation::on(Mutation::T12OverrideOverwrites);
         }
+        if !old.holds(self.me) && told.holds(self.me) {
+            self.register.record.end_cut();
+        }
         if new_lineage {
             self.overriding = None;
         }
@@ -534,6 +540,7 @@ impl Arbiter {
         }
         self.persist(out);
         self.chosen_sequence = self.sequence;
+        self.cut_sequence = self.sequence;
         self.next_ask = now.grantor;
         out.push(ArbiterAction::Learned { old, new: *told });
         learned
@@ -544,6 +551,27 @@ impl Arbiter {
         if core::mem::take(&mut self.register.record.overridden) {
             self.persist(out);
         }
+    }
+
+    /// This array's copy holds all that the primary holds: no older content of it counts any more, once
+    /// [`Self::cut_is_durable`].
+    pub fn end_cut(&mut self, out: &mut Vec<ArbiterAction>) {
+        self.register.record.end_cut();
+        self.persist(out);
+        self.cut_sequence = self.sequence;
+    }
+
+    /// Not all that this array's copy held is kept.
+    pub fn note_mixture(&mut self, out: &mut Vec<ArbiterAction>) {
+        if !core::mem::replace(&mut self.register.record.mixture, true) {
+            self.persist(out);
+            self.cut_sequence = self.sequence;
+        }
+    }
+
+    /// The register's `cut` and `mixture` are on this array's disk.
+    pub const fn cut_is_durable(&self) -> bool {
+        self.durable >= self.cut_sequence
     }
 
     // Sending.

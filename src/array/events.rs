@@ -218,6 +218,11 @@ pub fn say(entry: &LogEntry) -> String {
             "the other array says that its disk works again; it is mirrored to once that has lasted for {:.1} s",
             delay.as_secs_f64()
         ),
+        LogEntry::Mixture => {
+            "what this copy held before its resync cannot be kept (see the process's own log): until it is in sync again \
+             it is a mixture of old and new; do not override with it"
+                .into()
+        }
         LogEntry::DataDirHangs(true) => {
             "data_dir does not finish a write, so that no lease is asked for; check that disk".into()
         }

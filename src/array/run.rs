@@ -270,6 +270,7 @@ async fn serve(
     for (group, record, members) in found.present {
         controller.add_group(&group, record, Life::Restarted, members, false);
     }
+    volumes.drop_lone_images(&objects.snapshot());
     exports.rebuild(&handle);
     let version = env!("CARGO_PKG_VERSION");
     let start = identity.boot;

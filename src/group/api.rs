@@ -503,6 +503,8 @@ pub enum LogEntry {
         bad: bool,
         delay: Duration,
     },
+    /// What this copy held before it is brought up to date cannot be kept.
+    Mixture,
     /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.
     DataDirHangs(bool),
     SplitBrain,

@@ -54,6 +54,8 @@ pub(super) struct Sum {
     pub peer_failed: bool,
     pub peer_refused: bool,
     pub store_failed: bool,
+    /// What a frame is about to overwrite cannot be kept.
+    pub unkept: bool,
 }
 
 impl Sum {
@@ -70,6 +72,7 @@ impl Sum {
         self.peer_failed |= status.peer_failed;
         self.peer_refused |= status.peer_refused;
         self.store_failed |= status.store_failed;
+        self.unkept |= status.unkept;
     }
 }
 
@@ -86,6 +89,8 @@ pub struct Control {
     pub(super) attempts: Attempts,
     /// The configuration the volumes know: durable here.
     pub(super) applied: Config,
+    /// The cut the volumes know, and whether it is a mixture: durable here.
+    pub(super) applied_cut: (u64, bool),
     pub(super) link: Option<Link>,
     /// Since when the link is down.
     pub(super) link_lost: Option<Time>,
@@ -137,6 +142,7 @@ impl Control {
             pending: Vec::new(),
             attempts: Attempts::default(),
             applied,
+            applied_cut: (record.cut, record.mixture),
             link: None,
             link_lost: None,
             seen_nonce: None,
@@ -166,6 +172,7 @@ impl Control {
 
     /// The first call.
     pub fn begin(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        self.tell_cut(members);
         // As if the link had been silent from now on: the peer has time to connect.
         let timers = &self.settings.timers;
         self.link_lost = Some(now.grantor + timers.link_timeout);
@@ -212,6 +219,8 @@ impl Control {
             Event::Persisted { sequence } => self.arbiter.persisted(sequence, now, &mut self.pending),
             Event::MembersChanged => {
                 self.gate_stale = true;
+                self.secondary.equal = None;
+                self.tell_cut(members);
                 self.end_session(SessionEnd::MembersChanged, now, members, out);
             }
             Event::DataDir { stalled } => self.data_dir(stalled, out),
@@ -347,8 +356,11 @@ impl Control {
     fn settle(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         for _ in 0..PASSES_MAX {
             self.apply_chosen(now, members, out);
+            self.apply_cut(members);
             self.sum = Sum::default();
             members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
+            self.note_mixture(out);
+            self.answer_join_query(out);
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.watch_disks(now, out);

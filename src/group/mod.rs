@@ -6,6 +6,7 @@ mod api;
 mod attempts;
 mod change;
 mod control;
+mod cut;
 mod disks;
 mod gate;
 mod liveness;

@@ -391,6 +391,16 @@ impl Rig {
         }
     }
 
+    /// The lanes are lost, and made anew; the control connection stays.
+    #[cfg(feature = "testing")]
+    pub fn break_lanes(&mut self) {
+        for event in [Event::LaneLost(LaneId(0)), Event::LaneUp(LaneId(0))] {
+            for at in 0..2 {
+                self.event(at, event.clone());
+            }
+        }
+    }
+
     pub fn break_witness(&mut self, at: usize) {
         if self.arrays[at].witness.take().is_some() {
             self.event(at, Event::WitnessDown);

@@ -95,6 +95,10 @@ pub(super) struct Secondary {
     hello: Option<Hello>,
     /// The session whose frames are taken.
     pub accepted: Option<SessionId>,
+    /// The copy held all that the primary held in it.
+    pub equal: Option<SessionId>,
+    /// A join query that waits until that is noted down: session, group state.
+    query: Option<(SessionId, u64)>,
     /// The other array said that it serves in this tenure.
     pub peer_serves: Option<Tenure>,
 }
@@ -103,6 +107,17 @@ impl Secondary {
     /// The link, or the tenure, is over.
     pub fn forget(&mut self) {
         *self = Self { peer_serves: self.peer_serves, ..Self::default() };
+    }
+
+    /// The copy held all that the primary held in the session in force.
+    pub fn is_equal(&self) -> bool {
+        self.equal.is_some() && self.equal == self.accepted
+    }
+
+    /// The join query that waits, of the session in force.
+    pub fn take_query(&mut self) -> Option<(SessionId, u64)> {
+        let accepted = self.accepted;
+        self.query.take().filter(|(session, _)| accepted == Some(*session))
     }
 }
 
@@ -289,19 +304,12 @@ impl Control {
                 }
             }
             SessionMessage::JoinQuery { session, group_state } => {
-                let known = self.secondary.accepted == Some(session);
-                // The image of the copy as it was goes, for good, before the copy may count as in sync.
-                let mut released = true;
-                members.each(&mut |_, volume, _| released &= volume.release_image());
-                let known = known && released && !self.disk_is_bad();
-                if known && !self.sum.map_pending && self.group_state >= group_state {
-                    let group_state = self.group_state;
-                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
-                } else if known {
-                    // Not ready: with its own number, so that the primary sends what is missing.
-                    let behind = self.group_state.min(group_state);
-                    let group_state = if behind < group_state { behind } else { return };
-                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
+                if self.secondary.accepted == Some(session) {
+                    self.secondary.query = Some((session, group_state));
+                    if self.is_behind() && self.secondary.equal != Some(session) {
+                        self.secondary.equal = Some(session);
+                        self.arbiter.end_cut(&mut self.pending);
+                    }
                 }
             }
             SessionMessage::JoinReady { session, group_state } => {
@@ -340,6 +348,10 @@ impl Control {
         if !self.settled() || hello.epoch > self.applied.epoch.0 {
             return;
         }
+        // What comes in the new session is kept, of the cut that the register will then tell.
+        if !self.cut_is_applied() && !mutation::on(Mutation::BeforeCutNotAwaited) {
+            return;
+        }
         let session = hello.session;
         if self.is_primary() || hello.tenure != self.applied.tenure() {
             self.secondary.hello = None;
@@ -371,6 +383,10 @@ impl Control {
         let cx = Context { now, lane: None };
         let mut drained = true;
         members.each(&mut |_, volume, out| drained &= volume.accept_session(tenure, session, cx, out));
+        if self.secondary.accepted != Some(session) {
+            self.secondary.equal = None;
+            self.secondary.query = None;
+        }
         self.secondary.accepted = Some(session);
         if !drained {
             return; // rule 5: a Poke follows when the older I/O is over

@@ -267,4 +267,6 @@ pub struct Status {
     pub peer_refused: bool,
     /// This copy's store failed a write (not for want of space) or a read.
     pub store_failed: bool,
+    /// What a frame is about to overwrite cannot be kept (F14).
+    pub unkept: bool,
 }

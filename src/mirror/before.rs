@@ -1,19 +1,25 @@
 //! The consistent image of a copy that is being brought up to date (F14): when the shell must keep
-//! what a frame is about to overwrite, when the image has served its purpose, and how it comes back
-//! into the copy before an override.
+//! what a frame is about to overwrite, which image counts, and how it comes back into the copy before
+//! an override.
+//!
+//! What the copies of a group held when they fell behind is their *cut*, and has a number in the
+//! group's register (`arbitration::VoterRecord`): one for all volumes, so that they begin and end it
+//! together, whatever a crash leaves of each one's image.
 //!
 //! ```text
-//!  behind, first frame        all equal: the primary asks for the join
-//!  ------------------> kept ------------------------------------------> released, durably
-//!      ^                 | the primary is lost for good: override            |  "ready" is answered,
-//!      |                 v                                                   v  and only then joined
-//!      |             rolled back, its regions out of sync                 complete
-//!      +---------------- a new session finds the copy behind again -----------+
+//!  behind, a frame           all equal: the primary asks for the join
+//!  ----------------> kept, as of cut N ------------------------> cut N + 1, durably in the register
+//!                      | the primary is lost for good:             |  "ready" is answered, and only
+//!                      v override                                  v  then joined; the image of N goes
+//!                    rolled back, its regions out of sync       complete: nothing is kept
+//!                                                                  |  a new session finds the copy
+//!                                                                  +-> behind again: kept, of N + 1
 //! ```
-//! An image that is found after a crash is therefore whole: nothing was written under it that it
-//! does not hold.
+//! An image that bears the number in the register is therefore whole: nothing was written under that
+//! number that it does not hold, and a volume without one was not written to. Any other image is
+//! worth nothing, and may be removed at leisure. Where something cannot be kept, the register says so
+//! before the write: then no volume's image counts, and the copy is a mixture.
 
-use crate::arbitration::InSync;
 use crate::mutation::{self, Mutation};
 
 use super::api::VolumeAction;
@@ -21,84 +27,76 @@ use super::volume::Volume;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Before {
-    /// Counts the images: each begins from another consistent content.
-    life: u64,
-    /// The shell has one.
-    exists: bool,
-    /// It is to go, and the shell was told (`true`), or not yet.
-    releasing: Option<bool>,
+    /// As in the register, durably.
+    cut: u64,
+    /// Not all of the cut is kept in this group, durably so.
+    mixture: bool,
+    /// The shell could not keep something; the register is to say so.
+    unkept: bool,
     /// The copy holds all that the primary held: a frame overwrites nothing that counts.
     complete: bool,
+    /// An image may be there that counts no more; the shell is to look.
+    spent: bool,
     rolling_back: bool,
 }
 
 impl Volume {
     /// As secondary, not in sync with the primary.
     pub fn is_behind(&self) -> bool {
-        self.group
-            .is_some_and(|group| group.config.primary != group.me && group.config.in_sync == InSync::Primary)
+        self.group.is_some_and(|group| !group.config.holds(group.me))
     }
 
-    /// The image that must hold what a frame overwrites, by its number; `None`: none need.
+    /// The cut whose image must hold what a frame overwrites; `None`: none need.
     pub fn image_to_keep(&self) -> Option<u64> {
-        (self.is_behind() && !self.before.complete).then_some(self.before.life)
+        let before = &self.before;
+        (self.is_behind() && !before.complete && !before.mixture).then_some(before.cut)
     }
 
-    /// The shell has an image with that number, or found one at its start.
-    pub fn image_made(&mut self, life: u64) {
-        if life == self.before.life {
-            self.before.exists = true;
+    /// An image of that cut may be written back, or added to.
+    pub fn image_counts(&self, cut: u64) -> bool {
+        let before = &self.before;
+        let of_this = before.cut == cut || mutation::on(Mutation::BeforeCutIgnored);
+        self.group.is_some() && of_this && !before.mixture
+    }
+
+    /// The copy was behind when not everything of its cut could be kept, and still is.
+    pub fn is_mixture(&self) -> bool {
+        self.is_behind() && self.before.mixture && !self.before.complete
+    }
+
+    /// Control: the cut in the register, durably; `complete`: the copy holds all that the primary holds.
+    pub fn set_cut(&mut self, cut: u64, mixture: bool, complete: bool) {
+        let mixture = mixture && !mutation::on(Mutation::BeforeMixtureForgotten);
+        let rolling_back = self.before.rolling_back;
+        self.before = Before { cut, mixture, complete, unkept: false, spent: true, rolling_back };
+    }
+
+    /// The shell cannot keep what a frame overwrites. [`Self::image_to_keep`] says when the frame may
+    /// go on all the same.
+    pub fn cannot_keep(&mut self, cut: u64, out: &mut Vec<VolumeAction>) {
+        if self.image_to_keep() == Some(cut) {
+            self.before.unkept = true;
+            out.push(VolumeAction::Poke);
         }
     }
 
-    /// The copies are equal: the image, if there is one, is to go. True: it has, durably, and the
-    /// secondary may say that it is ready for the join.
-    pub fn release_image(&mut self) -> bool {
-        if self.before.exists && !mutation::on(Mutation::BeforeOutlivesJoin) {
-            self.before.releasing.get_or_insert(false);
-            return false;
-        }
-        self.before.complete = true;
-        true
+    pub(super) const fn is_unkept(&self) -> bool {
+        self.before.unkept
     }
 
-    /// The shell, after each call: the image is to be removed now; then [`Self::image_released`].
-    pub fn take_image_release(&mut self) -> bool {
-        self.before.releasing == Some(false) && self.before.releasing.replace(true).is_some()
+    /// The shell, after each call: an image that [`Self::image_counts`] denies is to be removed.
+    pub fn take_image_spent(&mut self) -> bool {
+        core::mem::take(&mut self.before.spent)
     }
 
-    /// The image is gone, durably.
-    pub fn image_released(&mut self, out: &mut Vec<VolumeAction>) {
-        self.before.exists = false;
-        self.before.releasing = None;
-        self.before.complete = self.is_behind();
-        out.push(VolumeAction::Poke);
-    }
-
-    /// The image could not be removed; it is tried again when the primary asks for the join again.
-    pub fn image_release_failed(&mut self) {
-        self.before.releasing = None;
-    }
-
-    /// A session was accepted that is not the one before: what comes in it begins a new image when
-    /// the copy was whole.
-    pub(super) fn image_of_new_session(&mut self) {
-        if self.before.complete {
-            self.before.complete = false;
-            self.before.life += 1;
-        }
-    }
-
-    /// A configuration was learned.
-    pub(super) fn image_after_change(&mut self) {
-        if self.is_behind() {
-            return;
-        }
-        if self.before.exists {
-            self.before.releasing.get_or_insert(false);
-        }
+    /// A session was accepted that is not the one before: what comes in it is kept.
+    pub(super) const fn image_of_new_session(&mut self) {
         self.before.complete = false;
-        self.before.life += 1;
+    }
+
+    /// In no group any more.
+    pub(super) fn forget_cut(&mut self) {
+        self.before = Before { spent: true, ..Before::default() };
     }
 
     /// The image of these regions is about to be written back. No frame is taken and no session

@@ -81,6 +81,7 @@ impl Volume {
         self.map.clear_all_activity();
         self.map.clear_all_out_of_sync();
         self.forget_marks();
+        self.forget_cut();
         let order = self.in_order();
         for &slot in &order {
             self.commands.get(slot).tenure = self.gate.tenure;
@@ -103,7 +104,6 @@ impl Volume {
         if old == *new {
             return;
         }
-        self.image_after_change();
         let same_tenure = old.tenure() == new.tenure();
         let was = old.primary == me;
         let is = new.primary == me;

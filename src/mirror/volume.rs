@@ -448,6 +448,7 @@ impl Volume {
             peer_failed: self.peer_failed,
             peer_refused: self.peer_refused,
             store_failed: self.store_failed.is_some(),
+            unkept: self.is_unkept(),
             ..Status::default()
         };
         let primary = self.is_primary() || self.group.is_none();

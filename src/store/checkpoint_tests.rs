@@ -19,7 +19,7 @@ fn what_was_overwritten_comes_back_from_a_checkpoint() {
     // Whoever gives a fully provisioned volume its space does not want it shared.
     let data = DataFile::create(&at.join("full"), ID, SIZE, Engine::Plain).unwrap();
     data.reserve().unwrap();
-    assert!(!data.new_image(None, false).unwrap().is_checkpoint());
+    assert!(!data.new_image(7, None, false).unwrap().is_checkpoint());
 }
 
 /// A region is overwritten, then the power goes. True: what was is not to be had any more.
@@ -31,7 +31,7 @@ fn loses(at: &Path, broken: Option<Mutation>) -> bool {
         runtime.block_on(async {
             let handle = data.handle().unwrap();
             fill(&handle, 0, 5 * REGION, 1).await;
-            let image = data.new_image(None, false).unwrap();
+            let image = data.new_image(7, None, false).unwrap();
             assert!(image.is_checkpoint());
             for region in [3, 1] {
                 // The entry is written on a thread of the pool: the mutation is set there as well.
@@ -79,7 +79,7 @@ fn a_checkpoint_that_is_given_up_gives_its_space_back() {
     Runtime::new(Engine::Plain).unwrap().block_on(async {
         let handle = data.handle().unwrap();
         fill(&handle, 0, 5 * REGION, 1).await;
-        let image = data.new_image(None, false).unwrap();
+        let image = data.new_image(7, None, false).unwrap();
         image.keep(&handle, Extent::new(0, 8)).await.unwrap();
         assert!(runs(
             "sh",
@@ -93,7 +93,8 @@ fn a_checkpoint_that_is_given_up_gives_its_space_back() {
         let whole = Extent::new(0, 5 * REGION_BLOCKS);
         let bytes = Buffer::copy_of(&vec![2; usize::try_from(5 * REGION).unwrap()]);
         assert_eq!(handle.write(whole, &bytes, Durability::Stable).await, StoreResult::NoSpace);
-        image.declare_void().unwrap();
+        image.remove().unwrap();
+        drop(image);
         let written = async || handle.write(whole, &bytes, Durability::Stable).await;
         // XFS gives the blocks back in the background.
         for _ in 0..100 {

@@ -21,7 +21,7 @@ use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, Medium, RawFile};
 
-use super::before::BeforeImage;
+use super::before::{BeforeImage, New as NewImage};
 use super::data_dir::sync_directory_of;
 
 pub(super) const RECORD: Slots =
@@ -407,18 +407,11 @@ impl DataFile {
     ///
     /// # Errors
     /// See [`BeforeImage::create`].
-    pub fn new_image(&self, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
+    pub fn new_image(&self, cut: u64, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
         // What a fully provisioned volume has taken is its own: overwriting shared blocks would take more.
         let shared = (!self.inner.keeps_space.load(Ordering::Relaxed)).then_some(&self.inner.lock);
-        BeforeImage::create(
-            self.images_at(),
-            self.id(),
-            self.blocks(),
-            as_of,
-            void,
-            self.inner.engine,
-            shared,
-        )
+        let new = NewImage { id: self.id(), blocks: self.blocks(), cut, as_of, void };
+        BeforeImage::create(self.images_at(), new, self.inner.engine, shared)
     }
 
     /// Images of a block device lie beside `path`; of a file, beside that file.

@@ -6,6 +6,7 @@
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
 //! - `slow_restore:MS`: writing an image back takes MS milliseconds longer.
+//! - `images_fail:N`: from the Nth on, no image of a copy as it was can be made.
 //! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
 //! - `dies_enrolled:1`: the array dies when it has been enrolled, before anything is copied to it.
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
@@ -62,6 +63,7 @@ fn setting() -> Option<&'static (String, u64)> {
                 "slow_restore",
                 "bad_blocks",
                 "dies_enrolled",
+                "images_fail",
             ];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
@@ -72,7 +74,7 @@ fn setting() -> Option<&'static (String, u64)> {
                 _ => {
                     panic!(
                         "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, \
-                         slow_restore:MS, bad_blocks:N, dies_enrolled:1 is understood"
+                         slow_restore:MS, bad_blocks:N, dies_enrolled:1, images_fail:N is understood"
                     )
                 }
             }
@@ -120,6 +122,14 @@ pub fn copy_stops() -> bool {
     static BEGUN: AtomicU64 = AtomicU64::new(0);
     setting()
         .filter(|(kind, _)| kind == "copy_stops")
+        .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
+}
+
+/// This image of a copy as it was is not to be made.
+pub fn image_fails() -> bool {
+    static BEGUN: AtomicU64 = AtomicU64::new(1);
+    setting()
+        .filter(|(kind, _)| kind == "images_fail")
         .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
 }
 

@@ -30,7 +30,7 @@ pub trait Listener: Send + Sync + fmt::Debug {
     fn poke(&self, volume: VolumeId);
     /// Pages of the dirty map wait to be written.
     fn persist_map(&self, volume: &Volume);
-    /// The image of the copy as it was is to be removed ([`Volume::release_image`]).
+    /// The image of the copy as it was may count no more ([`Volume::release_image`]).
     fn release_image(&self, volume: &Volume);
     /// Something could not be read here, and was answered with the peer's data.
     fn read_failed(&self, volume: &Volume, mending: Mending);
@@ -101,7 +101,7 @@ pub(super) struct Effects {
     pub done: Vec<(ReplyTo, Completion)>,
     pub poke: bool,
     pub persist: bool,
-    /// The image of the copy as it was is to go.
+    /// The image of the copy as it was may count no more.
     pub release_image: bool,
 }
 
@@ -171,7 +171,7 @@ impl Volume {
         let mut actions = std::mem::take(&mut inner.actions);
         let result = call(&mut inner, context, &mut actions);
         inner.collect(&mut actions, effects, &self.0.mailboxes, thread, context.now.grantor);
-        effects.release_image |= inner.core.take_image_release();
+        effects.release_image |= inner.core.take_image_spent();
         inner.actions = actions;
         result
     }
@@ -347,7 +347,8 @@ impl Volume {
         if effects.persist {
             self.0.listener.persist_map(self);
         }
-        if effects.release_image {
+        // One that is being made is looked at by whoever makes it.
+        if effects.release_image && self.0.keeping.has_image() {
             self.0.listener.release_image(self);
         }
         if effects.poke && !self.0.poked.swap(true, Ordering::AcqRel) {

@@ -15,6 +15,17 @@ use crate::volume::Volume;
 
 use super::{CommandError, Handle, missing, now_seconds};
 
+/// What a copy holds that is about to be served although it is not in sync.
+#[derive(Debug)]
+enum Older {
+    /// What it held at one moment, all volumes the same.
+    Whole,
+    /// So it does, but for these volumes, which had never held anything whole.
+    Without(Vec<String>),
+    /// Old and new.
+    Mixture,
+}
+
 impl Handle {
     /// `creatercopygroup GROUP TARGET:sync`, on the array that is to be the natural primary.
     ///
@@ -306,18 +317,16 @@ impl Handle {
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn override_group(&self, group: &str, stale: bool) -> Result<&'static str, CommandError> {
+    pub async fn override_group(&self, group: &str, stale: bool) -> Result<String, CommandError> {
         let id = self.group_id(group)?;
         let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
         // While the other array is reached the override is refused anyway.
         let linked = self.view(id).is_some_and(|view| view.link_up);
-        if stale && !in_sync && !linked {
-            self.put_back(id).await?;
-        }
+        let older = if stale && !in_sync && !linked { self.put_back(id).await? } else { Older::Whole };
         self.command(id, Command::Override { stale }).await?;
         let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
         // Only `failover -f` asks the witness whether this copy was dropped.
-        Ok(match (in_sync, witnessed) {
+        let kept = match (in_sync, witnessed) {
             (true, true) if stale => {
                 "nothing is lost unless the other array went on alone; what it wrote alone is kept there until \
                  it is discarded (setrcopygroup discard)"
@@ -339,17 +348,41 @@ impl Handle {
                  it is discarded (setrcopygroup discard); no witness was reached: keep that array off until \
                  it is linked with this one"
             }
+        };
+        Ok(match older {
+            Older::Whole => kept.to_owned(),
+            Older::Mixture => format!(
+                "its volumes are a mixture of old and new, for not everything that they held before the resync \
+                 could be kept: nothing was put back; check them before hosts use them. {kept}"
+            ),
+            Older::Without(blank) => format!(
+                "not for use: {}, which had never been in sync and holds a part of the other array's data; {kept}",
+                blank.join(", ")
+            ),
         })
     }
 
     /// A copy that was being brought up to date is a mixture of old and new (F14): what it held before
-    /// comes back, where that was kept.
-    async fn put_back(&self, group: GroupId) -> Result<(), CommandError> {
+    /// comes back, where that was kept: on all volumes of the group, or on none.
+    async fn put_back(&self, group: GroupId) -> Result<Older, CommandError> {
         let snapshot = self.snapshot();
-        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(()) };
-        for member in &entry.members {
-            let Some(named) = snapshot.volume(member.volume) else { continue };
-            let Some(volume) = self.volumes.get(named.volume_id()) else { continue };
+        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(Older::Whole) };
+        let members: Vec<_> = entry
+            .members
+            .iter()
+            .filter_map(|member| snapshot.volume(member.volume))
+            .filter_map(|named| Some((named, self.volumes.get(named.volume_id())?)))
+            .collect();
+        if members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_mixture())) {
+            let text = "its volumes are a mixture of old and new: nothing is put back".to_owned();
+            self.log.add(Some(entry.name.clone()), None, text);
+            return Ok(Older::Mixture);
+        }
+        let mut blank = Vec::new();
+        for (named, volume) in members {
+            if volume.was_blank() {
+                blank.push(named.name.clone());
+            }
             let failed = |error| CommandError::RollBack { volume: named.name.clone(), error };
             let Some(kept) = volume.roll_back().await.map_err(failed)? else { continue };
             let as_of = kept.as_of.map_or_else(
@@ -361,7 +394,7 @@ impl Handle {
                 format!("volume {name} holds again what it held {as_of}: {} MiB put back", kept.regions);
             self.log.add(Some(entry.name.clone()), None, text);
         }
-        Ok(())
+        Ok(if blank.is_empty() { Older::Whole } else { Older::Without(blank) })
     }
 
     /// `setrcopygroup discard`: what this array wrote alone before an override is given up.

@@ -123,6 +123,9 @@ impl Handle {
                 self.make_volume(new, volume.uuid, volume.naa).await?;
             }
         }
+        // What was kept of it in another group is not of this one.
+        let open = self.volume(VolumeId(volume.uuid.into_bytes()))?;
+        self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await?;
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
         let (name, id) = (group.name.clone(), VolumeId(volume.uuid.into_bytes()));
         // Whatever becomes of the primary's marks: the copy says by itself that it holds nothing.
