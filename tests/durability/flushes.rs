@@ -26,20 +26,26 @@ const ENROLMENT: Duration = Duration::from_secs(2);
 /// shows what comes of it.
 const LATER: [&str; 1] = ["VoteFlushSkipped"];
 
+/// A life whose disk lets most sectors through at once may lose nothing that matters: the story is told again.
+const LIVES: usize = 4;
+
 /// Runs the story as it should be, then with each flush left out.
 fn tell(story: Story, mutations: &[(&str, Member)]) {
     story(&mut Rig::volatile()).unwrap_or_else(|why| panic!("with every flush in place: {why}"));
     let mut unnoticed = Vec::new();
     for &(mutation, member) in mutations {
-        let mut rig = Rig::volatile();
-        if LATER.contains(&mutation) {
-            rig.broken_later = Some((member, mutation.to_owned()));
-        } else {
-            rig.break_rule(member, mutation);
-        }
-        match story(&mut rig) {
-            Err(why) => println!("{mutation} on {member:?}: {}", why.lines().last().unwrap_or_default()),
-            Ok(()) => unnoticed.push((mutation, member)),
+        let broken = || {
+            let mut rig = Rig::volatile();
+            if LATER.contains(&mutation) {
+                rig.broken_later = Some((member, mutation.to_owned()));
+            } else {
+                rig.break_rule(member, mutation);
+            }
+            story(&mut rig).err()
+        };
+        match (0..LIVES).find_map(|_| broken()) {
+            Some(why) => println!("{mutation} on {member:?}: {}", why.lines().last().unwrap_or_default()),
+            None => unnoticed.push((mutation, member)),
         }
     }
     assert!(unnoticed.is_empty(), "nobody noticed that a flush was left out: {unnoticed:?}");
