@@ -110,6 +110,12 @@ pub enum Mutation {
     BeforeContentNotFlushed,
     /// F14: a region is overwritten before the image's entry for it is on stable storage.
     BeforeEntryNotFlushed,
+    /// F14: a session is accepted before the image of copies that were equal is gone.
+    BeforeSessionNotHeld,
+    /// F14: images of a group go one by one while others of it still count.
+    BeforeGoneApart,
+    /// F14: a frame that was on its way when the image went makes another one.
+    BeforeMadeAgain,
     /// F14: the secondary is joined before its image is gone for good.
     BeforeOutlivesJoin,
     /// The name of a new data file is not made durable.

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::link::lane::Volumes;
-use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
+use crate::mirror::{self, DirtyMap, Geometry, ImageStep, Limits, MapError, VolumeId};
 use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
 use crate::store::objects::{Objects, Provisioning, VirtualVolume};
@@ -83,9 +83,9 @@ impl Listener for Maps {
         let _ = self.pokes.send(volume);
     }
 
-    fn release_image(&self, volume: &Volume) {
+    fn let_image_go(&self, volume: &Volume, step: ImageStep) {
         let volume = volume.clone();
-        self.metadata.run(move || volume.release_image());
+        self.metadata.run(move || volume.let_image_go(step));
     }
 
     fn read_failed(&self, volume: &Volume, mending: Mending) {

@@ -91,6 +91,8 @@ struct Hello {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Secondary {
     hello: Option<Hello>,
+    /// A join query that is not answered yet: its session, and the group state asked for.
+    query: Option<(SessionId, u64)>,
     /// The session whose frames are taken.
     pub accepted: Option<SessionId>,
     /// The other array said that it serves in this tenure.
@@ -137,6 +139,7 @@ impl Control {
     /// Opens what is wanted, watches what is open, answers hellos.
     pub(super) fn sessions(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         self.answer_hello(now, members, out);
+        self.answer_query(members, out);
         if !self.settled() && self.primary.is_up() && self.stays_in_office() {
             return; // a join or re-enrol on its way to the disk: the session lives on
         }
@@ -272,19 +275,9 @@ impl Control {
                 }
             }
             SessionMessage::JoinQuery { session, group_state } => {
-                let known = self.secondary.accepted == Some(session);
-                // The image of the copy as it was goes, for good, before the copy may count as in sync.
-                let mut released = true;
-                members.each(&mut |_, volume, _| released &= volume.release_image());
-                let known = known && released;
-                if known && !self.sum.map_pending && self.group_state >= group_state {
-                    let group_state = self.group_state;
-                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
-                } else if known {
-                    // Not ready: with its own number, so that the primary sends what is missing.
-                    let behind = self.group_state.min(group_state);
-                    let group_state = if behind < group_state { behind } else { return };
-                    self.tell(SessionMessage::JoinReady { session, group_state }, out);
+                if self.secondary.accepted == Some(session) {
+                    self.secondary.query = Some((session, group_state));
+                    self.answer_query(members, out);
                 }
             }
             SessionMessage::JoinReady { session, group_state } => {
@@ -310,6 +303,42 @@ impl Control {
     }
 
     // As secondary.
+
+    /// The images of the copies as they were go, for good, before the copies may count as in sync: none
+    /// goes before all are superseded.
+    fn images_are_gone(members: &mut dyn Members) -> bool {
+        let mut superseded = true;
+        if !mutation::on(Mutation::BeforeGoneApart) {
+            members.each(&mut |_, volume, _| superseded &= volume.supersede_image());
+        }
+        if !superseded {
+            return false;
+        }
+        let mut released = true;
+        members.each(&mut |_, volume, _| released &= volume.release_image());
+        released
+    }
+
+    /// Is this array ready to be joined?
+    fn answer_query(&mut self, members: &mut dyn Members, out: &mut Vec<Action>) {
+        let Some((session, group_state)) = self.secondary.query else { return };
+        if self.secondary.accepted != Some(session) {
+            self.secondary.query = None;
+            return;
+        }
+        if !Self::images_are_gone(members) {
+            return; // a Poke follows
+        }
+        self.secondary.query = None;
+        if !self.sum.map_pending && self.group_state >= group_state {
+            let group_state = self.group_state;
+            self.tell(SessionMessage::JoinReady { session, group_state }, out);
+        } else if self.group_state < group_state {
+            // Not ready: with its own number, so that the primary sends what is missing.
+            let group_state = self.group_state;
+            self.tell(SessionMessage::JoinReady { session, group_state }, out);
+        }
+    }
 
     fn answer_hello(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         let Some(hello) = &self.secondary.hello else { return };
@@ -347,6 +376,12 @@ impl Control {
         }
         let tenure = hello.tenure;
         let cx = Context { now, lane: None };
+        let mut outdated = false;
+        members.each(&mut |_, volume, _| outdated |= volume.is_image_outdated());
+        let held = self.secondary.accepted != Some(session) && !mutation::on(Mutation::BeforeSessionNotHeld);
+        if outdated && held && !Self::images_are_gone(members) {
+            return; // a Poke follows
+        }
         let mut drained = true;
         members.each(&mut |_, volume, out| drained &= volume.accept_session(tenure, session, cx, out));
         self.secondary.accepted = Some(session);

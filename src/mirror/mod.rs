@@ -30,6 +30,7 @@ pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
     MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
 };
+pub use before::ImageStep;
 pub use map::{DirtyMap, MapPage};
 pub use map_page::MapError;
 pub use volume::Volume;

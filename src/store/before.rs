@@ -62,6 +62,8 @@ struct Header {
     /// When the copy was known to be in sync last, in seconds since 1970; zero: not known.
     as_of: u64,
     void: bool,
+    /// Void because the copy became equal to the primary's: it is whole as it is.
+    superseded: bool,
 }
 
 impl Header {
@@ -69,7 +71,7 @@ impl Header {
         let mut body = self.id.0.to_vec();
         body.extend_from_slice(&self.blocks.to_le_bytes());
         body.extend_from_slice(&self.as_of.to_le_bytes());
-        body.push(u8::from(self.void));
+        body.push(if self.superseded { 2 } else { u8::from(self.void) });
         HEADER.encode(sequence, &body).unwrap_or_default() // 33 bytes fit in any slot
     }
 
@@ -83,6 +85,7 @@ impl Header {
             blocks: u64::from_le_bytes(*blocks),
             as_of: u64::from_le_bytes(*as_of),
             void: *rest.first()? != 0,
+            superseded: *rest.first()? == 2,
         })
     }
 }
@@ -90,6 +93,7 @@ impl Header {
 #[derive(Debug, Default)]
 struct Regions {
     void: bool,
+    superseded: bool,
     kept: BTreeSet<u64>,
     /// On their way into the file.
     busy: BTreeSet<u64>,
@@ -148,7 +152,7 @@ impl BeforeImage {
         void: bool,
         engine: Engine,
     ) -> io::Result<Self> {
-        let header = Header { id, blocks, as_of: as_of.unwrap_or(0), void };
+        let header = Header { id, blocks, as_of: as_of.unwrap_or(0), void, superseded: false };
         let number = siblings(volume)?.last().map_or(1, |(number, _)| number + 1);
         let mut name = volume.as_os_str().to_owned();
         name.push(format!("{INFIX}{number}"));
@@ -172,7 +176,8 @@ impl BeforeImage {
     }
 
     fn new(file: RawFile, header: Header, kept: BTreeSet<u64>) -> Self {
-        let regions = Mutex::new(Regions { void: header.void, kept, busy: BTreeSet::new() });
+        let Header { void, superseded, .. } = header;
+        let regions = Mutex::new(Regions { void, superseded, kept, busy: BTreeSet::new() });
         Self(Arc::new(Inner { file, header, regions, changed: Notify::new() }))
     }
 
@@ -181,10 +186,27 @@ impl BeforeImage {
     /// # Errors
     /// The system's: nothing has changed then.
     pub fn declare_void(&self) -> io::Result<()> {
-        let header = Header { void: true, ..self.0.header };
-        self.0.file.write_at(&header.encode(2), SLOT_UNIT as u64, false)?;
+        self.end(false)
+    }
+
+    /// The copy has become equal to the primary's: the image is void, durably, and the copy is no mixture
+    /// any more. Blocks.
+    ///
+    /// # Errors
+    /// The system's: nothing has changed then.
+    pub fn supersede(&self) -> io::Result<()> {
+        self.end(true)
+    }
+
+    fn end(&self, superseded: bool) -> io::Result<()> {
+        let header = Header { void: true, superseded, ..self.0.header };
+        let (sequence, slot) = if superseded { (3, 0) } else { (2, SLOT_UNIT as u64) };
+        self.0.file.write_at(&header.encode(sequence), slot, false)?;
         self.0.file.sync_data()?;
-        self.lock().void = true;
+        {
+            let mut regions = self.lock();
+            (regions.void, regions.superseded) = (true, superseded);
+        }
         self.0.changed.notify_waiters();
         // Space is all that is lost if this fails.
         let _ = self.0.file.set_len(HEADER_LEN);
@@ -193,6 +215,10 @@ impl BeforeImage {
 
     pub fn is_void(&self) -> bool {
         self.lock().void
+    }
+
+    pub fn is_superseded(&self) -> bool {
+        self.lock().superseded
     }
 
     /// The image that a former life has left beside the volume's file; older ones, and what a

@@ -110,6 +110,10 @@ fn a_void_image_keeps_nothing_and_stays_void() {
     });
     let image = data.find_image().unwrap().unwrap();
     assert!(image.is_void() && image.regions().is_empty());
+    assert!(!image.is_superseded());
+    image.supersede().unwrap();
+    let image = data.find_image().unwrap().unwrap();
+    assert!(image.is_void() && image.is_superseded(), "over a restart, too");
     image.remove().unwrap();
     let blank = data.new_image(None, true).unwrap();
     assert!(blank.is_void() && data.find_image().unwrap().unwrap().is_void());

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::block::{Extent, StoreResult};
+use crate::mirror::ImageStep;
+use crate::mutation::{self, Mutation};
 use crate::store::{BeforeImage, Handle};
 use crate::sys::pool;
 
@@ -60,8 +62,14 @@ impl Volume {
     pub fn found_image(&self, image: BeforeImage) {
         // Made before the first configuration of this life is learned.
         const LIFE: u64 = 0;
+        let superseded = image.is_superseded();
         *self.keeping().lock() = Some((LIFE, image));
-        self.with(|core, _, _| core.image_made(LIFE));
+        self.with(|core, _, out| {
+            core.image_made(LIFE);
+            if superseded {
+                core.image_superseded(out);
+            }
+        });
     }
 
     /// The copy was in sync until now.
@@ -71,7 +79,12 @@ impl Volume {
 
     /// Not in sync, and nothing whole is kept: what this copy holds is a mixture of old and new.
     pub fn is_mixture(&self) -> bool {
-        self.keeping().lock().as_ref().is_some_and(|(_, image)| image.is_void())
+        self.keeping().lock().as_ref().is_some_and(|(_, image)| image.is_void() && !image.is_superseded())
+    }
+
+    /// The copies were equal, and are whole as they are: no image of this group comes back.
+    pub fn has_superseded_image(&self) -> bool {
+        self.keeping().lock().as_ref().is_some_and(|(_, image)| image.is_superseded())
     }
 
     /// The whole image that is kept while the copy is a mixture.
@@ -95,7 +108,9 @@ impl Volume {
                 let volume = self.clone();
                 let made = pool::run(move || volume.make_image(life, blank)).await;
                 match made.and_then(|made| made) {
-                    Ok(image) => image,
+                    Ok(Some(image)) => image,
+                    // The copies became equal while this frame was on its way: nothing counts any more.
+                    Ok(None) => return Ok(()),
                     Err(error) => {
                         tracing::error!(volume = ?self, %error, "no image of the copy as it was can be begun");
                         return Err(StoreResult::Failed);
@@ -115,39 +130,50 @@ impl Volume {
         Ok(())
     }
 
-    /// Blocks.
-    fn make_image(&self, life: u64, blank: bool) -> std::io::Result<BeforeImage> {
+    /// Blocks. `None`: none is wanted any more.
+    fn make_image(&self, life: u64, blank: bool) -> std::io::Result<Option<BeforeImage>> {
         let keeping = self.keeping();
         let _one = keeping.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, image)) = &*keeping.lock()
             && *of == life
         {
-            return Ok(image.clone());
+            return Ok(Some(image.clone()));
+        }
+        let wanted = self.with(|core, _, _| core.image_to_keep());
+        if wanted != Some(life) && !mutation::on(Mutation::BeforeMadeAgain) {
+            return Ok(None);
         }
         let as_of = Some(keeping.in_sync_until.load(Ordering::Relaxed)).filter(|at| *at != 0);
         let image = self.file().new_image(as_of, blank)?;
         *keeping.lock() = Some((life, image.clone()));
         self.with(|core, _, _| core.image_made(life));
-        Ok(image)
+        Ok(Some(image))
     }
 
-    /// Removes the image; the core is told when it is gone for good. Blocks.
-    pub fn release_image(&self) {
+    /// Supersedes the image, or removes it; the core is told when that is durable. Blocks.
+    pub fn let_image_go(&self, step: ImageStep) {
         let keeping = self.keeping();
         let _one = keeping.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = match &*keeping.lock() {
-            Some((_, image)) => image.remove(),
-            None => Ok(()),
+        let image = keeping.lock().as_ref().map(|(_, image)| image.clone());
+        let done = match (image, step) {
+            (None, _) => Ok(()),
+            (Some(image), ImageStep::Supersede) => image.supersede(),
+            (Some(image), ImageStep::Remove) => image.remove(),
         };
-        if let Err(error) = removed
+        if let Err(error) = done
             && error.kind() != std::io::ErrorKind::NotFound
         {
             // Not joined until it is gone: it must not be taken for an image of what comes then.
             tracing::error!(volume = ?self, %error, "the image of the copy as it was cannot be removed");
-            return self.with(|core, _, _| core.image_release_failed());
+            return self.with(|core, _, _| core.image_step_failed());
         }
-        *keeping.lock() = None;
-        self.with(|core, _, out| core.image_released(out));
+        match step {
+            ImageStep::Supersede => self.with(|core, _, out| core.image_superseded(out)),
+            ImageStep::Remove => {
+                *keeping.lock() = None;
+                self.with(|core, _, out| core.image_released(out));
+            }
+        }
     }
 
     /// The volume is about to be removed. Blocks.

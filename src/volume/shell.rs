@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Outcome, Request, StoreResult};
 use crate::mirror::{
-    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, VolumeAction,
-    VolumeId,
+    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, ImageStep, LaneId, SessionId,
+    VolumeAction, VolumeId,
 };
 use crate::store::DataFile;
 use crate::sys::buffer::Buffer;
@@ -29,8 +29,8 @@ pub trait Listener: Send + Sync + fmt::Debug {
     fn poke(&self, volume: VolumeId);
     /// Pages of the dirty map wait to be written.
     fn persist_map(&self, volume: &Volume);
-    /// The image of the copy as it was is to be removed ([`Volume::release_image`]).
-    fn release_image(&self, volume: &Volume);
+    /// The image of the copy as it was is of no use any more ([`Volume::let_image_go`]).
+    fn let_image_go(&self, volume: &Volume, step: ImageStep);
     /// Something could not be read here, and was answered with the peer's data.
     fn read_failed(&self, volume: &Volume, mending: Mending);
 }
@@ -90,13 +90,17 @@ pub(super) struct Effects {
     pub done: Vec<(ReplyTo, Completion)>,
     pub poke: bool,
     pub persist: bool,
-    /// The image of the copy as it was is to go.
-    pub release_image: bool,
+    /// What is to be done with the image of the copy as it was.
+    pub image_step: Option<ImageStep>,
 }
 
 impl Effects {
     pub fn is_empty(&self) -> bool {
-        self.work.is_empty() && self.done.is_empty() && !self.poke && !self.persist && !self.release_image
+        self.work.is_empty()
+            && self.done.is_empty()
+            && !self.poke
+            && !self.persist
+            && self.image_step.is_none()
     }
 }
 
@@ -148,7 +152,7 @@ impl Volume {
         let mut actions = std::mem::take(&mut inner.actions);
         let result = call(&mut inner, context, &mut actions);
         inner.collect(&mut actions, effects, &self.0.mailboxes, thread, context.now.grantor);
-        effects.release_image |= inner.core.take_image_release();
+        effects.image_step = inner.core.take_image_step().or(effects.image_step);
         inner.actions = actions;
         result
     }
@@ -282,8 +286,8 @@ impl Volume {
         if effects.persist {
             self.0.listener.persist_map(self);
         }
-        if effects.release_image {
-            self.0.listener.release_image(self);
+        if let Some(step) = effects.image_step {
+            self.0.listener.let_image_go(self, step);
         }
         if effects.poke && !self.0.poked.swap(true, Ordering::AcqRel) {
             self.0.listener.poke(self.0.id);

@@ -189,8 +189,15 @@ impl World {
                     return self.violate(format!("array {a} cannot read the map of volume {v}: {error}"));
                 }
             };
+            let mut core = Volume::restore(geometry, limits(), map);
+            if let Some(life) = self.arrays[a].kept[v].found() {
+                core.image_made(life);
+                if self.arrays[a].kept[v].is_superseded() {
+                    core.image_superseded(&mut Vec::new());
+                }
+            }
             self.arrays[a].volumes.push(VolumeShell {
-                core: Volume::restore(geometry, limits(), map),
+                core,
                 group: self.plan.volumes[v].group,
                 commands: Vec::new(),
                 applying: Vec::new(),

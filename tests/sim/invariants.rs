@@ -76,6 +76,11 @@ impl Watch {
         }
     }
 
+    /// The session whose frames the array took last.
+    pub fn session_taken(&self, a: usize, group: usize) -> Option<(Tenure, SessionId)> {
+        self.session_taken[a][group]
+    }
+
     pub fn attempt_started(&mut self, stamp: Stamp, now: u64) {
         let at = stamp as usize;
         if self.starts.len() <= at {
@@ -125,6 +130,7 @@ impl World {
             None => {}
         }
         self.say(|| format!("CHOSEN group {group} at {}: {}", name(voter), brief(config)));
+        self.note_whole(group, config);
         let previous = self.watch.chain.get(&key(config.epoch.0.wrapping_sub(1))).copied();
         self.watch.chain.insert(key(config.epoch.0), *config);
         if let Some(previous) = previous
@@ -203,7 +209,8 @@ impl World {
         let late = self.arrays[a].store.under_way().any(|(_, io)| {
             plan.volumes[usize::from(io.volume)].group == group && matches!(io.owner, Owner::Apply(_))
         });
-        if late {
+        let waits = |v: usize| plan.volumes[v].group == group && self.arrays[a].kept[v].holds_frames();
+        if late || (0..plan.volumes.len()).any(waits) {
             self.violate(format!("rule 5: {} opens its gate while older applies run", name(a)));
         }
     }

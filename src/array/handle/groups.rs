@@ -9,7 +9,7 @@ use crate::mirror::VolumeId;
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
 };
-use crate::volume::Volume;
+use crate::volume::{RollBackError, Volume};
 
 use super::{CommandError, Handle, missing, now_seconds};
 
@@ -297,6 +297,17 @@ impl Handle {
     async fn put_back(&self, group: GroupId) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(()) };
+        let open = entry.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
+        let open: Vec<Volume> = open.collect();
+        if let Some(volume) = open.iter().find(|volume| volume.with(|core, _, _| core.is_image_leaving())) {
+            let named = snapshot.volume(Uuid::from_bytes(volume.id().0));
+            let volume = named.map(|named| named.name.clone()).unwrap_or_default();
+            return Err(CommandError::RollBack { volume, error: RollBackError::NotDrained });
+        }
+        // All of them come back, or none: some may be gone already.
+        if open.iter().any(Volume::has_superseded_image) {
+            return Ok(());
+        }
         for member in &entry.members {
             let Some(named) = snapshot.volume(member.volume) else { continue };
             let Some(volume) = self.volumes.get(named.volume_id()) else { continue };

@@ -1,6 +1,8 @@
 //! Pre-election, overrides, diverged histories, and the policies, as far as one group's control goes.
 
 use super::*;
+#[cfg(feature = "testing")]
+use crate::mirror::ImageStep;
 
 #[test]
 fn f11_f36_f37_pre_elected_the_primary_goes_on_alone() {
@@ -222,7 +224,12 @@ fn joined_before_its_image_has_gone() -> bool {
     rig.run(20_000);
     let early = rig.chosen(0).in_sync == InSync::Both;
     let volume = &mut rig.arrays[1].volume;
-    assert!(volume.take_image_release() || early);
+    assert!(volume.take_image_step() == Some(ImageStep::Supersede) || early);
+    volume.image_superseded(&mut Vec::new());
+    rig.run(2000);
+    assert!(early || rig.chosen(0).in_sync == InSync::Primary);
+    let volume = &mut rig.arrays[1].volume;
+    assert!(volume.take_image_step() == Some(ImageStep::Remove) || early);
     volume.image_released(&mut Vec::new());
     rig.run(20_000);
     rig.is_well(0);

@@ -1,6 +1,7 @@
 //! The image of a copy that is being brought up to date (F14).
 
 use super::*;
+use crate::mirror::ImageStep;
 
 const NEXT: SessionId = SessionId { boot: 1, counter: 2 };
 
@@ -25,8 +26,15 @@ fn one_image_for_each_time_that_the_copy_was_whole() {
     assert!(accept(&mut volume, NEXT));
     assert_eq!(volume.image_to_keep(), Some(first), "still a mixture: the same image goes on");
     // All equal: the image goes before the secondary says that it is ready.
+    assert!(!volume.is_image_outdated());
+    assert!(!volume.supersede_image() && !volume.supersede_image());
+    assert_eq!(volume.take_image_step(), Some(ImageStep::Supersede));
+    assert_eq!(volume.take_image_step(), None, "the shell is told once");
+    volume.image_superseded(&mut out);
+    assert!(volume.supersede_image() && volume.is_image_outdated());
     assert!(!volume.release_image() && !volume.release_image());
-    assert!(volume.take_image_release() && !volume.take_image_release(), "the shell is told once");
+    assert_eq!(volume.take_image_step(), Some(ImageStep::Remove));
+    assert_eq!(volume.take_image_step(), None, "the shell is told once");
     assert_eq!(volume.image_to_keep(), Some(first), "kept on until the image is gone");
     volume.image_released(&mut out);
     assert_eq!(volume.image_to_keep(), None, "whole: nothing is overwritten that counts");
@@ -47,10 +55,10 @@ fn one_image_for_each_time_that_the_copy_was_whole() {
 fn an_image_that_could_not_be_removed_is_asked_for_again() {
     let (mut volume, _) = behind();
     volume.image_made(volume.image_to_keep().unwrap());
-    assert!(!volume.release_image() && volume.take_image_release());
-    volume.image_release_failed();
-    assert!(!volume.take_image_release());
-    assert!(!volume.release_image() && volume.take_image_release());
+    assert!(!volume.release_image() && volume.take_image_step().is_some());
+    volume.image_step_failed();
+    assert!(volume.take_image_step().is_none() && volume.is_image_outdated());
+    assert!(!volume.release_image() && volume.take_image_step() == Some(ImageStep::Remove));
 }
 
 #[test]
@@ -88,5 +96,5 @@ fn a_primary_has_nothing_to_put_back() {
     volume.image_made(volume.image_to_keep().unwrap());
     volume.learned(&config(2, 2, Side::B, InSync::Primary), at(0), &mut out);
     assert!(!volume.begin_roll_back(&[0], &mut out));
-    assert!(volume.take_image_release(), "in office its image is of no use");
+    assert_eq!(volume.take_image_step(), Some(ImageStep::Remove), "in office its image is of no use");
 }
