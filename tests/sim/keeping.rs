@@ -358,7 +358,9 @@ impl World {
     /// A configuration was chosen: who is in sync has nothing to keep.
     pub fn note_whole(&mut self, group: usize, config: &Config) {
         for a in 0..2 {
-            if config.in_sync == InSync::Both || config.primary == side(a) {
+            // An override may be chosen before the array itself knows: then it is put back once more.
+            let known = self.word.off != Some(1 - a);
+            if known && (config.in_sync == InSync::Both || config.primary == side(a)) {
                 self.images.mixtures[a][group] = Mixture::default();
             }
         }

@@ -73,7 +73,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R7ReadsDoNotWait, 114),
     by_chance(Mutation::R15ReadsInDoubt, 4),
     scripted(Mutation::R17ErrorAtOnce, 1, &scripts::FAILING_DISK_A),
-    by_chance(Mutation::R12BlankWitnessVotes, 147),
+    by_chance(Mutation::R12BlankWitnessVotes, 113),
     by_chance(Mutation::R5TenureNotFenced, 74),
     scripted(Mutation::T2OwnVoteIgnoresPromise, 1, &scripts::OWN_PROMISE),
     scripted(Mutation::T6RestoredKeepsIncarnation, 3, &scripts::RESTORED_WITNESS),
@@ -88,7 +88,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R13WitnessNeeded, 36),
     scripted(Mutation::T12AnswerForgotten, 190, &scripts::ANSWER_IN_PARTS),
     by_chance(Mutation::MendFromStaleCopy, 22),
-    by_chance(Mutation::MendWithoutHold, 24),
+    by_chance(Mutation::MendWithoutHold, 112),
     by_chance(Mutation::R18LostVotesCount, 7),
     by_chance(Mutation::R18EnrolsBoth, 208),
     by_chance(Mutation::R18CopyCounts, 7),
@@ -99,7 +99,7 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::BeforeOutlivesJoin, 20, &scripts::IMAGE_OUTLIVES),
     scripted(Mutation::BeforeSessionNotHeld, 192, &scripts::LOST_AGAIN_AND_AGAIN),
     scripted(Mutation::BeforeMadeAgain, 23, &scripts::IMAGE_OUTLIVES),
-    scripted(Mutation::BeforeGoneApart, 1, &scripts::IMAGE_OUTLIVES),
+    scripted(Mutation::BeforeGoneApart, 229, &scripts::IMAGE_OUTLIVES),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 

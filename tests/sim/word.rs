@@ -137,6 +137,7 @@ impl World {
         }
         if self.now >= self.word.returns_at && self.may_return(1 - array) {
             self.word.off = None;
+            self.images.mixtures[array].fill(crate::keeping::Mixture::default());
             if self.phase != Phase::Storm {
                 self.healed_at = self.now;
             }
