@@ -30,6 +30,8 @@ pub enum Mutation {
     R3AnswerAloneBeforeDrop,
     /// T4: between the vote for a join and its outcome answers need this copy alone.
     T4JoinNotNeeded,
+    /// Rule 10: a volume is a member, durably, before its map says that nothing is equal.
+    R10AdmittedUnmarked,
     /// T5: an answer decided without the mirror's ack leaves the region clean.
     T5AnsweredAloneUnmarked,
     /// Rule 5: the secondary takes frames of another tenure.
@@ -96,10 +98,18 @@ pub enum Mutation {
     R18EnrolsBoth,
     /// Rule 18: what the copy of an array that is enrolled holds counts.
     R18CopyCounts,
+    /// The witness listens to anybody about any group.
+    WitnessOwnersIgnored,
+    /// A group is over here because the witness or the other array says so.
+    ToldRemovedRemoves,
+    /// Whoever shows an identity may say which of its lives is the newest.
+    LivesOfAnyName,
     /// Join: nothing checks that the copies are equal.
     JoinWhileDirty,
     /// Resync: writers do not wait for the copy of their region.
     CopyDoesNotExclude,
+    /// Verify: writers do not wait for the check of their region.
+    VerifyWithoutHold,
     /// Rule 2: the store reports a stable write done while it is not.
     StoreWriteNotStable,
     /// Rule 2: the store reports a flush done without one.
@@ -110,14 +120,28 @@ pub enum Mutation {
     BeforeContentNotFlushed,
     /// F14: a region is overwritten before the image's entry for it is on stable storage.
     BeforeEntryNotFlushed,
-    /// F14: a session is accepted before the image of copies that were equal is gone.
-    BeforeSessionNotHeld,
-    /// F14: images of a group go one by one while others of it still count.
-    BeforeGoneApart,
-    /// F14: a frame that was on its way when the image went makes another one.
-    BeforeMadeAgain,
-    /// F14: the secondary is joined before its image is gone for good.
+    /// F14: the secondary is ready for the join before the content that it had counts no more, durably.
     BeforeOutlivesJoin,
+    /// F14: an image counts as begun before its header, which may say that there is none, is on stable storage.
+    BeforeHeaderNotFlushed,
+    /// The space of a fully provisioned volume is reported taken without a flush.
+    ReservationNotFlushed,
+    /// A volume has grown before what it has grown by reads as zeroes for good.
+    GrowthNotFlushed,
+    /// The key or certificate of a site is reported kept without a flush.
+    CardNotFlushed,
+    /// The name of a key or certificate, or of their directory, is not made durable.
+    CardNameNotSynced,
+    /// A user's password is reported kept without a flush.
+    UsersNotFlushed,
+    /// The name of the users file is not made durable.
+    UsersNameNotSynced,
+    /// F14: a session is accepted while it is being noted down that the content of the one before counts no more.
+    BeforeCutNotAwaited,
+    /// F14: an image counts whichever content it is of.
+    BeforeCutIgnored,
+    /// F14: a copy of which not everything is kept counts as one whose older content is whole.
+    BeforeMixtureForgotten,
     /// The name of a new data file is not made durable.
     VolumeNameNotSynced,
     /// The removal of a data file is not made durable.
@@ -145,8 +169,12 @@ pub enum Mutation {
     R4StaleCopyPromoted,
     /// Rule 11: at *drop* only one volume stops mirroring.
     R11VolumesStopApart,
+    /// Rule 11: the session ends volume by volume, each with its lone answers.
+    R11SessionEndsByVolume,
     /// Rule 13: leases by the other array do not count.
     R13WitnessNeeded,
+    /// F33: the age of a `data_dir` rises with its starts alone.
+    AgeStays,
     /// Rule 12: a blank or foreign witness votes and grants.
     R12BlankWitnessVotes,
     /// Rule 12: one array and a new witness enrol that one although both copies are in sync.
@@ -173,6 +201,16 @@ pub enum Mutation {
     T9GateBeforeDrain,
     /// T14: a primary that stops or whose disk fails can only switch over.
     T14NoHandOver,
+    /// F22, F23: what the probes of the disks say is not heard.
+    ProbeIgnored,
+    /// F22: a probe that missed its deadline counts as a good one when it ends after all.
+    LateProbeCounts,
+    /// F23: an array is promoted although its disk is known to be bad.
+    BadDiskPromoted,
+    /// F22, F23: an array whose disk keeps failing is caught up as soon as at the first time.
+    NoHysteresis,
+    /// F24: an array that keeps being dropped is caught up as soon as at the first time.
+    RejoinDelayStays,
     /// T14: a secondary waits for a linked primary that asks for no lease any more.
     T14SilenceIsNoLoss,
     /// T12: what was written alone in a history that an override ended is overwritten unasked.
@@ -189,6 +227,18 @@ pub enum Mutation {
     T19PromiseForgotten,
     /// T20: the own vote for *promote* comes first.
     T20PromoteVotesFirst,
+    /// Rule 1: a promise lasts as long as its lease, whatever the rates of the clocks.
+    R1PromiseNoLonger,
+    /// Rule 1: a copy that leaves its group stays exported on an array that did not serve it.
+    LeftCopyExported,
+    /// Rule 6: what waited at a copy that did not serve is carried out when it leaves its group.
+    LeftCopyServesParked,
+    /// A verb ends with the connection of the client that gave it.
+    VerbEndsWithClient,
+    /// F14: an image is written back twice at the same time.
+    RollBackRunsTwice,
+    /// A secondary that declines because its copy is smaller is not told to grow.
+    SmallerCopyStays,
     /// T21: a re-enrol vote is proposed again only through the witness it names.
     T21ReEnrolWaitsForWitness,
 }

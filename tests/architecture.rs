@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("volume", &["sys", "store", "block", "mirror", "arbitration", "group", "time", "mutation"]),
     ("portal", &["iscsi", "scsi", "volume", "block", "sys", "time"]),
     ("link", &["wire", "mirror", "arbitration", "group", "sys", "block", "volume", "time", "store", "tls"]),
-    ("tls", &[]),
+    ("tls", &["mutation"]),
     ("config", &["arbitration"]),
     ("witness", &["group", "wire", "arbitration", "sys", "store", "config", "time", "format", "link", "tls"]),
 ];

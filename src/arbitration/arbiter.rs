@@ -89,16 +89,16 @@ pub(super) struct Lease {
 
 /// A question for a lease, or a read, that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Asked {
-    to: Voter,
+pub(super) struct Asked {
+    pub to: Voter,
     connection: Connection,
-    number: u64,
+    pub number: u64,
     /// On the holder's clock.
-    sent: Time,
+    pub sent: Time,
     /// On the grantor's clock.
-    at: Time,
+    pub at: Time,
     tenure: Tenure,
-    lease: Duration,
+    pub lease: Duration,
 }
 
 /// What is known of another voter.
@@ -113,6 +113,8 @@ pub(super) struct Other {
     pub vote: Option<Vote>,
     /// Its promise as last told, and when the question was sent.
     pub promise: Option<(Promise, Time)>,
+    /// It says that the group was removed.
+    pub removed: bool,
 }
 
 /// Messages held for the disk at most: each voter has at most a handful of exchanges under way.
@@ -144,14 +146,16 @@ pub struct Arbiter {
     pub(super) durable: u64,
     /// The sequence that holds `chosen`.
     pub(super) chosen_sequence: u64,
-    outbox: VecDeque<(u64, Voter, Connection, Message)>,
+    /// The sequence that holds `cut` and `mixture`.
+    cut_sequence: u64,
+    pub(super) outbox: VecDeque<(u64, Voter, Connection, Message)>,
     pub(super) peer: Other,
     pub(super) witness: Other,
     pub(super) peer_lease: Option<Lease>,
     pub(super) witness_lease: Option<Lease>,
-    asked: VecDeque<Asked>,
-    number: u64,
-    next_ask: Time,
+    pub(super) asked: VecDeque<Asked>,
+    pub(super) number: u64,
+    pub(super) next_ask: Time,
     pub(super) proposer: Proposer,
     pub(super) env: Environment,
     pub(super) split: bool,
@@ -188,6 +192,7 @@ impl Arbiter {
             sequence: 0,
             durable: 0,
             chosen_sequence: 0,
+            cut_sequence: 0,
             outbox: VecDeque::new(),
             peer: Other::default(),
             witness: Other::default(),
@@ -311,6 +316,9 @@ impl Arbiter {
 
     /// The operator removes the group: a tombstone here and with everybody reached.
     pub fn remove(&mut self, out: &mut Vec<ArbiterAction>) {
+        if self.is_removed() && self.is_durable() {
+            out.push(ArbiterAction::Removed); // a crash came between the vote and the objects
+        }
         self.entomb(out);
         for voter in [Voter::Array(self.me.other()), Voter::Witness] {
             self.say(voter, Body::Remove, out);
@@ -340,13 +348,16 @@ impl Arbiter {
         if from == Voter::Witness {
             self.witness.incarnation = message.incarnation.or(self.witness.incarnation);
         }
+        // Somebody else's word ends nothing here: without its group a volume is written to alone.
+        let removed = matches!(message.body, Body::Remove | Body::Removed);
+        self.other_mut(from).removed = removed;
+        if removed && mutation::on(Mutation::ToldRemovedRemoves) {
+            self.entomb(out);
+        }
         match message.body {
-            Body::Remove => {
-                self.entomb(out);
-                return self.say(from, Body::Removed, out);
-            }
-            Body::Removed => return self.entomb(out),
+            Body::Removed => return,
             _ if self.is_removed() => return self.say(from, Body::Removed, out),
+            Body::Remove => return,
             _ => {}
         }
         let Some(told) = message.chosen else { return };
@@ -506,6 +517,9 @@ impl Arbiter {
         } else if new_lineage && old.primary == self.me && old.in_sync == InSync::Primary {
             self.register.record.overridden = !mutation::on(Mutation::T12OverrideOverwrites);
         }
+        if !old.holds(self.me) && told.holds(self.me) {
+            self.register.record.end_cut();
+        }
         if new_lineage {
             self.overriding = None;
         }
@@ -526,6 +540,7 @@ impl Arbiter {
         }
         self.persist(out);
         self.chosen_sequence = self.sequence;
+        self.cut_sequence = self.sequence;
         self.next_ask = now.grantor;
         out.push(ArbiterAction::Learned { old, new: *told });
         learned
@@ -536,6 +551,27 @@ impl Arbiter {
         if core::mem::take(&mut self.register.record.overridden) {
             self.persist(out);
         }
+    }
+
+    /// This array's copy holds all that the primary holds: no older content of it counts any more, once
+    /// [`Self::cut_is_durable`].
+    pub fn end_cut(&mut self, out: &mut Vec<ArbiterAction>) {
+        self.register.record.end_cut();
+        self.persist(out);
+        self.cut_sequence = self.sequence;
+    }
+
+    /// Not all that this array's copy held is kept.
+    pub fn note_mixture(&mut self, out: &mut Vec<ArbiterAction>) {
+        if !core::mem::replace(&mut self.register.record.mixture, true) {
+            self.persist(out);
+            self.cut_sequence = self.sequence;
+        }
+    }
+
+    /// The register's `cut` and `mixture` are on this array's disk.
+    pub const fn cut_is_durable(&self) -> bool {
+        self.durable >= self.cut_sequence
     }
 
     // Sending.

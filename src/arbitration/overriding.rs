@@ -28,11 +28,11 @@ pub(super) struct Overriding {
     /// Also if this copy is not, or may not be, in sync.
     stale: bool,
     /// No witness has been connected since.
-    lonely_since: Time,
+    pub lonely_since: Time,
     /// The ballot the witness was asked for.
     ballot: Ballot,
     /// Nothing is sent before.
-    next: Time,
+    pub next: Time,
     /// Configurations proposed so far: each has a lineage of its own.
     attempts: u32,
     /// The witness's vote says that this copy was dropped.

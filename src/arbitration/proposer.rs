@@ -29,20 +29,20 @@ use super::voter::Identity;
 use super::{Ballot, Body, Config, InSync, Promise, Quorum, Transition, Vote, Voter};
 
 /// After this many attempts without the voter in the way its vote is finished instead.
-const ATTEMPTS_AROUND: u32 = 2;
+pub(super) const ATTEMPTS_AROUND: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Proposer {
-    running: Option<Proposal>,
+    pub running: Option<Proposal>,
     /// Nothing is begun before.
-    retry_at: Time,
+    pub retry_at: Time,
     /// Highest round seen in a refusal of this instance.
     highest: Ballot,
     /// A promise to another was reported: not before it is over.
-    promised_away_until: Time,
+    pub promised_away_until: Time,
     /// Attempts in a row that led to nothing.
-    failures: u32,
-    random: u64,
+    pub failures: u32,
+    pub random: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,24 +63,24 @@ struct Heard {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Proposal {
+pub(super) struct Proposal {
     /// `None`: whatever phase 1 finds is finished.
     transition: Option<Transition>,
     /// Its answers in phase 1 count as lost.
     around: Option<Voter>,
     ballot: Ballot,
     /// The record with the own promise.
-    own_promise: u64,
+    pub own_promise: u64,
     stage: Stage,
     value: Option<Config>,
     fresh: bool,
     /// The record with the own vote.
-    own_vote: Option<u64>,
+    pub own_vote: Option<u64>,
     peer: Heard,
     witness: Heard,
     /// A voter of phase 1 is bound to another for so long.
     bound: Option<Duration>,
-    deadline: Time,
+    pub deadline: Time,
 }
 
 impl Proposer {

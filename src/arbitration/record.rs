@@ -61,6 +61,12 @@ pub struct VoterRecord {
     /// office: what it wrote alone is in no other copy, and is overwritten only when the operator has
     /// said so (rule 10, DESIGN §3.2).
     pub overridden: bool,
+    /// Counts the contents from which this array's copy was, or will be, brought up to date: grows when the
+    /// copy is known to hold all that the primary holds, and with the configuration in which it is not behind
+    /// any more. What was kept of a content counts while its number stands here (FAILURES F14).
+    pub cut: u64,
+    /// Not all of content `cut` is kept: while it is behind, the copy is a mixture of old and new.
+    pub mixture: bool,
 }
 
 /// Where and how a register stands on disk.
@@ -75,6 +81,8 @@ impl VoterRecord {
             longest_lease: Duration::ZERO,
             removed: false,
             overridden: false,
+            cut: 0,
+            mixture: false,
         }
     }
 
@@ -86,11 +94,19 @@ impl VoterRecord {
             longest_lease: Duration::ZERO,
             removed: false,
             overridden: false,
+            cut: 0,
+            mixture: false,
         }
     }
 
     pub const fn tombstone() -> Self {
         Self { removed: true, ..Self::blank() }
+    }
+
+    /// The content known until now counts no more.
+    pub(super) const fn end_cut(&mut self) {
+        self.cut = self.cut.saturating_add(1);
+        self.mixture = false;
     }
 
     /// The body of the record, without an envelope (for two-slot files, which bring their own).
@@ -100,7 +116,11 @@ impl VoterRecord {
         w.ballot(self.promised);
         w.option(self.vote.as_ref(), Writer::vote);
         w.duration(self.longest_lease);
-        w.u8(u8::from(self.removed) | u8::from(self.overridden) << 1);
+        w.u8(u8::from(self.removed) | u8::from(self.overridden) << 1 | u8::from(self.mixture) << 2);
+        // A witness has none; and so a register without one reads as it always did.
+        if self.cut != 0 {
+            w.u64(self.cut);
+        }
     }
 
     /// # Errors
@@ -114,9 +134,10 @@ impl VoterRecord {
     fn read(r: &mut Reader<'_>) -> Option<Self> {
         let (chosen, promised) = (r.option(Reader::config)?, r.ballot()?);
         let (vote, longest_lease) = (r.option(Reader::vote)?, r.duration()?);
-        let flags = r.u8().filter(|flags| flags & !3 == 0)?;
-        let (removed, overridden) = (flags & 1 != 0, flags & 2 != 0);
-        Some(Self { chosen, promised, vote, longest_lease, removed, overridden })
+        let flags = r.u8().filter(|flags| flags & !7 == 0)?;
+        let (removed, overridden, mixture) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        let cut = if r.is_empty() { 0 } else { r.u64().filter(|cut| *cut != 0)? };
+        Some(Self { chosen, promised, vote, longest_lease, removed, overridden, cut, mixture })
     }
 
     /// Appends the record in its envelope.

@@ -37,6 +37,12 @@ impl Arbiter {
         self.register.record.removed
     }
 
+    /// The other array or the witness says that the group was removed, and the operator of this array has
+    /// not said so yet.
+    pub const fn is_told_removed(&self) -> bool {
+        (self.peer.removed || self.witness.removed) && !self.is_removed()
+    }
+
     pub const fn is_split(&self) -> bool {
         self.split
     }
@@ -148,6 +154,14 @@ impl Arbiter {
         let chosen = self.chosen();
         let seen = self.witness.connection.and(self.witness.incarnation)?;
         (chosen.quorum == Quorum::PrimaryAlone || chosen.witness != Some(seen)).then_some(seen)
+    }
+
+    /// Rule 18: the configuration with which an array without a past may begin. This one is alone in it, and
+    /// nothing is undecided: no vote that was lost can matter.
+    pub fn may_enrol_peer(&self) -> Option<Config> {
+        let chosen = self.chosen();
+        let alone = chosen.in_sync == InSync::Primary || mutation::on(Mutation::R18EnrolsBoth);
+        (self.is_primary() && alone && self.vote().is_none()).then_some(chosen)
     }
 
     /// Another voter's undecided vote names the other array, so that it grants nothing to this

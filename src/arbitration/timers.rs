@@ -23,6 +23,8 @@ pub struct Timers {
     pub link_timeout: Duration,
     pub mirror_timeout: Duration,
     pub disk_timeout: Duration,
+    /// How often a disk is probed on which nothing else is written.
+    pub disk_probe: Duration,
     pub switchover_hold: Duration,
     pub promote_hold: Duration,
     pub witness_lost_after: Duration,
@@ -42,6 +44,7 @@ impl Default for Timers {
             link_timeout: Duration::from_millis(1500),
             mirror_timeout: Duration::from_millis(2000),
             disk_timeout: Duration::from_millis(2500),
+            disk_probe: Duration::from_secs(3),
             switchover_hold: Duration::from_millis(2000),
             promote_hold: Duration::from_millis(5000),
             witness_lost_after: Duration::from_secs(30),
@@ -94,6 +97,7 @@ impl Timers {
             ("heartbeat must not be zero", self.heartbeat),
             ("voter_margin must not be zero", self.voter_margin),
             ("rejoin_delay must not be zero", self.rejoin_delay),
+            ("disk_probe must not be zero", self.disk_probe),
         ] {
             at_most(rule, ms(1), value, "give at least 1 ms")?;
         }

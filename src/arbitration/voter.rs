@@ -37,10 +37,10 @@ pub(super) enum Learned {
 pub(super) struct Register {
     pub record: VoterRecord,
     /// The lease promise; volatile. Meaningful while `until` is in the future.
-    holder: Option<Side>,
-    until: Time,
+    pub holder: Option<Side>,
+    pub until: Time,
     /// Accepts and grants nothing before (lineage rule, new incarnation).
-    refuses_until: Time,
+    pub refuses_until: Time,
 }
 
 impl Register {
@@ -207,7 +207,8 @@ impl Register {
         {
             return None;
         }
-        let until = now.grantor + timers.promise_of(lease);
+        let no_longer = mutation::on(Mutation::R1PromiseNoLonger);
+        let until = now.grantor + if no_longer { lease } else { timers.promise_of(lease) };
         // A shorter lease takes nothing back from a longer one that was promised before.
         self.until = if self.holder == Some(from) { self.until.max(until) } else { until };
         self.holder = Some(from);

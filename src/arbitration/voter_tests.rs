@@ -142,7 +142,8 @@ fn records_round_trip_and_damage_is_found() {
     let mut record = VoterRecord::new(both());
     record.vote = Some(Vote { ballot: ballot(9, Side::B), value: promote() });
     record.longest_lease = Duration::from_millis(3000);
-    for record in [record, VoterRecord::blank(), VoterRecord::tombstone()] {
+    let behind = VoterRecord { cut: 7, mixture: true, ..record };
+    for record in [record, behind, VoterRecord::blank(), VoterRecord::tombstone()] {
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
         assert_eq!(VoterRecord::decode(&bytes), Ok(record));

@@ -112,7 +112,12 @@ impl World {
                 origin: rng.below(1 << 40),
             })
             .collect();
-        let image = WitnessImage { incarnation: first, sequence: 1, groups: BTreeMap::new() };
+        let image = WitnessImage {
+            incarnation: first,
+            sequence: 1,
+            groups: BTreeMap::new(),
+            owners: OwnerMap::new(),
+        };
         let mut none = Vec::new();
         let now = Now { grantor: Time(1 << 41), holder: Time(1 << 41) };
         let witness = WitnessCore::start(timers, Some(image.clone()), true, first, now, &mut none);
@@ -282,7 +287,7 @@ impl World {
             let side = self.nodes[from].side;
             let receive = |world: &mut Self| {
                 let mut out = Vec::new();
-                world.witness.receive(side, connection, &batch, now, &mut out);
+                world.witness.receive(&Caller::of(side), connection, &batch, now, &mut out);
                 world.carry_out_witness(out);
             };
             if to == TWIN { self.as_twin(receive) } else { receive(self) }

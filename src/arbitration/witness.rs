@@ -7,19 +7,23 @@ use crate::mutation::{self, Mutation};
 use crate::time::Now;
 
 use super::fields::{Reader, Writer};
+use super::owners::{self, Caller, OwnerMap, Owners};
 use super::voter::{Identity, Learned, Register};
-use super::{Body, Connection, GroupId, Incarnation, LEASE_MAX, Message, Side, Timers, VoterRecord};
+use super::{Body, Connection, GroupId, Incarnation, LEASE_MAX, Message, Timers, VoterRecord};
 
 /// All that a witness keeps durably.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessImage {
     pub incarnation: Incarnation,
     /// Grows with each durable change; the token in `/run` must name the same number.
     pub sequence: u64,
     pub groups: BTreeMap<GroupId, VoterRecord>,
+    /// Whose the groups are, those included that only an older incarnation knew. Empty in what a version 1
+    /// wrote: each side is then the first one's that speaks for it.
+    pub owners: OwnerMap,
 }
 
-const IMAGE_FORMAT: Format = Format { magic: *b"TWLNWITN", version: 1, readable_from: 1 };
+const IMAGE_FORMAT: Format = Format { magic: *b"TWLNWITN", version: 2, readable_from: 2 };
 
 impl WitnessImage {
     /// The image in its envelope.
@@ -37,6 +41,7 @@ impl WitnessImage {
             w.u16(u16::try_from(body.len()).unwrap_or(u16::MAX)); // some 150 bytes
             w.bytes(&body);
         }
+        owners::write_all(&mut w, &self.owners);
         IMAGE_FORMAT.encode(&payload, out);
     }
 
@@ -45,10 +50,10 @@ impl WitnessImage {
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let record = IMAGE_FORMAT.decode(bytes)?;
         let mut r = Reader::new(record.payload);
-        Self::read(&mut r).filter(|_| r.is_empty()).ok_or(EnvelopeError::Damaged)
+        Self::read(&mut r, record.version).filter(|_| r.is_empty()).ok_or(EnvelopeError::Damaged)
     }
 
-    fn read(r: &mut Reader<'_>) -> Option<Self> {
+    fn read(r: &mut Reader<'_>, version: u16) -> Option<Self> {
         let incarnation = r.incarnation()?;
         let sequence = r.u64()?;
         let mut groups = BTreeMap::new();
@@ -58,7 +63,8 @@ impl WitnessImage {
             let record = VoterRecord::decode_body(r.slice(length)?).ok()?;
             groups.insert(group, record);
         }
-        Some(Self { incarnation, sequence, groups })
+        let owners = if version < 2 { OwnerMap::new() } else { owners::read_all(r)? };
+        Some(Self { incarnation, sequence, groups, owners })
     }
 }
 
@@ -73,30 +79,35 @@ pub enum WitnessAction {
 }
 
 /// Answers that wait for the disk.
-#[derive(Clone, Debug)]
-struct Held {
-    needs: u64,
-    connection: Connection,
-    messages: Vec<Message>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    pub needs: u64,
+    pub connection: Connection,
+    pub messages: Vec<Message>,
 }
 
 /// The pure core of the witness.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WitnessCore {
     timers: Timers,
     incarnation: Incarnation,
-    sequence: u64,
-    durable: u64,
-    groups: BTreeMap<GroupId, Register>,
+    pub(super) sequence: u64,
+    pub(super) durable: u64,
+    pub(super) groups: BTreeMap<GroupId, Register>,
+    owners: OwnerMap,
+    /// A group that was last spoken of by somebody whose it is not.
+    foreign: Option<GroupId>,
     /// Votes and grants of a new incarnation begin when every lease that an older one may have
     /// granted is over.
-    blanket: crate::time::Time,
-    held: VecDeque<Held>,
+    pub(super) blanket: crate::time::Time,
+    pub(super) held: VecDeque<Held>,
 }
 
 impl WitnessCore {
     /// Most groups a witness takes: bounds what a client can make grow.
     pub const GROUPS_MAX: usize = 4096;
+    /// Most groups of one array: nobody takes the room of all others.
+    pub const GROUPS_OF_ONE_MAX: usize = 512;
     /// Batches waiting for the disk; beyond it the oldest is dropped (its sender asks again).
     pub const HELD_MAX: usize = 1024;
 
@@ -112,8 +123,12 @@ impl WitnessCore {
         now: Now,
         out: &mut Vec<WitnessAction>,
     ) -> Self {
-        let image =
-            image.unwrap_or(WitnessImage { incarnation: fresh, sequence: 0, groups: BTreeMap::new() });
+        let image = image.unwrap_or(WitnessImage {
+            incarnation: fresh,
+            sequence: 0,
+            groups: BTreeMap::new(),
+            owners: OwnerMap::new(),
+        });
         let continued = continued || mutation::on(Mutation::T6RestoredKeepsIncarnation);
         let mut groups = BTreeMap::new();
         for (group, record) in image.groups {
@@ -134,6 +149,8 @@ impl WitnessCore {
             sequence: image.sequence,
             durable: image.sequence,
             groups,
+            owners: image.owners,
+            foreign: None,
             blanket: if continued { crate::time::Time::ZERO } else { blanket },
             held: VecDeque::new(),
         };
@@ -158,6 +175,7 @@ impl WitnessCore {
             incarnation: self.incarnation,
             sequence: self.sequence,
             groups: self.groups.iter().map(|(group, register)| (*group, register.record)).collect(),
+            owners: self.owners.clone(),
         }
     }
 
@@ -166,10 +184,59 @@ impl WitnessCore {
         out.push(WitnessAction::Persist { sequence: self.sequence, groups });
     }
 
-    /// One batch of `from`, of many groups: one `Persist` at most, one `Reply`.
+    /// A group that somebody spoke of whose it is not, since the last call; for the log.
+    pub const fn take_foreign(&mut self) -> Option<GroupId> {
+        self.foreign.take()
+    }
+
+    /// Is the group of `message` the caller's? One that is nobody's becomes its own, within bounds.
+    fn admit(&mut self, from: &Caller, message: &Message) -> bool {
+        if mutation::on(Mutation::WitnessOwnersIgnored) {
+            return true;
+        }
+        let group = message.group;
+        let known = self.owners.get(&group).copied();
+        let Some(owners) = known.unwrap_or_default().with(from) else {
+            self.foreign = Some(group);
+            return false;
+        };
+        if known.is_none() {
+            let is_new = !self.groups.contains_key(&group);
+            if is_new && matches!(message.body, Body::Remove) || message.chosen.is_none() {
+                return false; // there is nothing to remember
+            }
+            if owners::groups_of(&self.owners, from.name) >= Self::GROUPS_OF_ONE_MAX
+                || (is_new && !self.has_room())
+            {
+                return false;
+            }
+        }
+        self.owners.insert(group, owners);
+        true
+    }
+
+    /// Room for another group; a tombstone that nobody needs any more makes way.
+    fn has_room(&mut self) -> bool {
+        let ownerless = self.groups.keys().filter(|group| !self.owners.contains_key(group)).count();
+        if self.owners.len() + ownerless < Self::GROUPS_MAX {
+            return true;
+        }
+        let over = self.owners.iter().find(|(_, owners)| owners.have_both_removed());
+        let Some(group) = over.map(|(group, _)| *group) else { return false };
+        self.owners.remove(&group);
+        self.groups.remove(&group);
+        true
+    }
+
+    fn remembered(&self, group: GroupId) -> (Option<VoterRecord>, Option<Owners>) {
+        (self.record(group).copied(), self.owners.get(&group).copied())
+    }
+
+    /// One batch of `from`, of many groups: one `Persist` at most, one `Reply`. What concerns another
+    /// pair's group is not answered.
     pub fn receive(
         &mut self,
-        from: Side,
+        from: &Caller,
         connection: Connection,
         batch: &[Message],
         now: Now,
@@ -178,11 +245,11 @@ impl WitnessCore {
         let mut changed = Vec::new();
         let mut messages = Vec::with_capacity(batch.len());
         for message in batch {
-            let before = self.record(message.group).copied();
+            let before = self.remembered(message.group);
             if let Some(answer) = self.answer(from, message, now) {
                 messages.push(answer);
             }
-            if self.record(message.group).copied() != before {
+            if self.remembered(message.group) != before {
                 changed.push(message.group);
             }
         }
@@ -212,22 +279,23 @@ impl WitnessCore {
         }
     }
 
-    fn answer(&mut self, from: Side, message: &Message, now: Now) -> Option<Message> {
-        let group = message.group;
-        let me = Identity::Witness(self.incarnation);
-        let say = |chosen, body| Some(Message { group, chosen, incarnation: Some(self.incarnation), body });
+    fn answer(&mut self, caller: &Caller, message: &Message, now: Now) -> Option<Message> {
+        let (group, from, incarnation) = (message.group, caller.side, self.incarnation);
+        if !self.admit(caller, message) {
+            return None;
+        }
+        let me = Identity::Witness(incarnation);
+        let say = |chosen, body| Some(Message { group, chosen, incarnation: Some(incarnation), body });
         if matches!(message.body, Body::Remove) {
-            if self.groups.len() < Self::GROUPS_MAX || self.groups.contains_key(&group) {
-                self.groups.insert(group, Register::new(VoterRecord::tombstone()));
+            self.groups.insert(group, Register::new(VoterRecord::tombstone()));
+            if let Some(owners) = self.owners.get_mut(&group) {
+                owners.remove(from);
             }
             return say(None, Body::Removed);
         }
         // A group it never heard of is taken by its first message.
         let told = message.chosen?;
         if !self.groups.contains_key(&group) {
-            if self.groups.len() >= Self::GROUPS_MAX {
-                return None;
-            }
             let mut register = Register::new(VoterRecord::blank());
             register.refuse_until(self.blanket);
             self.groups.insert(group, register);
@@ -265,7 +333,7 @@ impl WitnessCore {
                 }
             }
             Body::Override { ballot, value } => {
-                if register.may_take_override(from, self.incarnation, ballot, &value, now) {
+                if register.may_take_override(from, incarnation, ballot, &value, now) {
                     register.learn(&value, None, now);
                 }
                 Body::Learn

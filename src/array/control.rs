@@ -15,21 +15,28 @@ use crate::arbitration::{
 use crate::group::{Command, Event, PathView, Policy, Refused};
 use crate::link::channel::{self, Sender};
 use crate::link::lane::{LaneConnection, LaneEvent};
+use crate::link::lives;
 use crate::mirror::{LaneId, VolumeId};
+use crate::store::lives::Lives;
 use crate::store::objects::Group;
 use crate::store::records::RecordTable;
 use crate::sys::clock;
-use crate::volume::{DataThread, Mailboxes};
+use crate::time::Time;
+use crate::volume::{self, DataThread, Mailboxes};
 use crate::wire::{self, Frame, Hello, Role};
 
 mod members;
 mod pace;
+mod verify;
 
 use pace::Pace;
+pub use verify::finding;
 
+use super::age::Age;
 use super::events::EventLog;
 use super::groups::{GroupEntry, Views, Wish};
 use super::metadata::Metadata;
+use super::probes::Probes;
 
 /// How long the other array may take to answer a request about objects.
 pub const PEER_REQUEST: Duration = Duration::from_secs(10);
@@ -51,6 +58,8 @@ pub enum Input {
         group: GroupId,
         sequence: u64,
     },
+    /// A probe of a disk has ended.
+    Probed,
     /// Runs on the control thread.
     Call(Call),
 }
@@ -63,6 +72,7 @@ impl fmt::Debug for Input {
             Self::Lane(event) => f.debug_tuple("Lane").field(event).finish(),
             Self::Poke(volume) => f.debug_tuple("Poke").field(volume).finish(),
             Self::Persisted { sequence, .. } => f.debug_tuple("Persisted").field(sequence).finish(),
+            Self::Probed => f.write_str("Probed"),
             Self::Call(_) => f.write_str("Call"),
         }
     }
@@ -109,6 +119,9 @@ pub struct Parts {
     pub me: Side,
     pub timers: Timers,
     pub boot: u64,
+    pub age: Age,
+    /// Which lives of the other array were heard.
+    pub lives: Arc<Mutex<Lives>>,
     pub nonce: crate::group::BootNonce,
     pub metadata: Metadata,
     pub votes: Arc<Mutex<RecordTable>>,
@@ -117,6 +130,8 @@ pub struct Parts {
     pub log: EventLog,
     pub surroundings: Box<dyn Surroundings>,
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// What probes of `data_dir` write.
+    pub probe: std::path::PathBuf,
 }
 
 /// The state of the control thread.
@@ -135,13 +150,18 @@ pub struct Controller {
     next_ticket: u64,
     stalled: bool,
     pace: Pace,
+    probes: Probes,
+    data_dir_is_bad: bool,
     wishes: Vec<Wish>,
 }
 
 impl Controller {
     pub fn new(parts: Parts) -> Self {
+        let probes = Probes::new(parts.timers, parts.inputs.clone(), &parts.probe);
         Self {
             parts,
+            probes,
+            data_dir_is_bad: false,
             groups: BTreeMap::new(),
             names: BTreeMap::new(),
             group_of: BTreeMap::new(),
@@ -189,16 +209,32 @@ impl Controller {
     }
 
     fn tick(&mut self) {
-        let stalled = self.parts.metadata.stalled_for() > self.parts.timers.disk_timeout;
+        let now = clock::now().grantor;
+        let bad = self.look_at_probes(now);
+        let stalled = bad || self.parts.metadata.stalled_for() > self.parts.timers.disk_timeout;
         if stalled != self.stalled {
             self.stalled = stalled;
             self.all(|| Event::DataDir { stalled });
         }
-        let now = clock::now().grantor;
         for (group, entry) in &mut self.groups {
             entry.tick(*group, now, &mut self.wishes);
         }
         self.pace_resyncs(now);
+    }
+
+    /// Hands on what the probes say of the groups' disks. True: `data_dir` is on a bad one.
+    fn look_at_probes(&mut self, now: Time) -> bool {
+        if !self.probes.is_due(now) {
+            return self.data_dir_is_bad;
+        }
+        for (group, entry) in &mut self.groups {
+            self.probes.watch(&entry.members, entry.control().disk_is_bad());
+            if let Some(probed) = self.probes.news_of(*group, &entry.members, now) {
+                entry.handle(*group, Event::Disk(probed), &mut self.wishes);
+            }
+        }
+        self.data_dir_is_bad = self.probes.data_dir_is_bad(now);
+        self.data_dir_is_bad
     }
 
     fn all(&mut self, event: impl Fn() -> Event) {
@@ -225,6 +261,7 @@ impl Controller {
                 }
             }
             Input::Persisted { group, sequence } => self.event(group, Event::Persisted { sequence }),
+            Input::Probed => self.probes.has_ended(), // the tick that follows looks
             Input::Call(call) => call(self),
         }
         self.carry_out();
@@ -234,6 +271,8 @@ impl Controller {
         match event {
             channel::Event::Up { connection, hello, sender } => {
                 let peer = hello.nonce;
+                // It may have risen since the hello was written.
+                sender.send(Frame::Age(self.parts.age.now()));
                 self.peer = Some(Up { connection, hello, sender });
                 self.all(|| Event::LinkUp { connection, peer });
                 self.parts.surroundings.peer_up();
@@ -268,6 +307,7 @@ impl Controller {
                             let _ = waiting.send(Some(body));
                         }
                     }
+                    Frame::Age(age) => lives::note(&self.parts.lives, &up.hello, age),
                     Frame::Hello(_)
                     | Frame::Ping(_)
                     | Frame::Pong(_)
@@ -281,6 +321,7 @@ impl Controller {
     fn witness_event(&mut self, event: channel::Event) {
         match event {
             channel::Event::Up { connection, hello, sender } => {
+                sender.send(Frame::Age(self.parts.age.now()));
                 self.witness = Some(Up { connection, hello, sender });
                 self.all(|| Event::WitnessUp { connection });
             }
@@ -404,6 +445,7 @@ impl Controller {
 
     /// Writes the votes of all these groups with one flush.
     fn persist(&self, records: BTreeMap<GroupId, (u64, VoterRecord)>) {
+        volume::note_written();
         let (votes, inputs) = (Arc::clone(&self.parts.votes), self.parts.inputs.clone());
         self.parts.metadata.run(move || {
             let bodies: Vec<_> = records
@@ -512,6 +554,18 @@ impl Controller {
         match self.witness.as_ref()?.hello.role {
             Role::Witness(incarnation) => Some(incarnation),
             Role::Array(_) => None,
+        }
+    }
+
+    /// The other array or the witness is connected.
+    pub const fn is_heard(&self) -> bool {
+        self.peer.is_some() || self.witness.is_some()
+    }
+
+    /// The age of this array's `data_dir` has risen.
+    pub fn tell_age(&self) {
+        for up in self.peer.iter().chain(&self.witness) {
+            up.sender.send(Frame::Age(self.parts.age.now()));
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::arbitration::{Config, InSync, Quorum, Transition, Voter};
-use crate::group::{LogEntry, SessionEnd};
+use crate::group::{LogEntry, SessionEnd, Trouble};
 use crate::store::EventFile;
 
 /// Entries kept in memory: some days of a pair whose links flap.
@@ -183,6 +183,7 @@ pub fn say(entry: &LogEntry) -> String {
                 SessionEnd::LaneLost => "a lane is lost",
                 SessionEnd::PeerRefused => "the other array refused a frame",
                 SessionEnd::PeerFailed => "the other array's disk failed",
+                SessionEnd::PeerDisk => "the other array says that its disk is bad",
                 SessionEnd::MirrorTimeout => "a write was not acknowledged in time",
                 SessionEnd::PeerRestarted => "the other array has restarted",
                 SessionEnd::Stopped => "the group was stopped",
@@ -205,8 +206,23 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Discarded => {
             "what this array wrote alone before an override is discarded by the operator".into()
         }
-        LogEntry::VolumeDiskHangs(true) => "a volume's disk does not finish its I/O; check that disk".into(),
-        LogEntry::VolumeDiskHangs(false) => "the volumes' disks finish their I/O again".into(),
+        LogEntry::VolumeDisk(Some(Trouble::Hangs)) => {
+            "a volume's disk does not finish its I/O; check that disk".into()
+        }
+        LogEntry::VolumeDisk(Some(Trouble::Fails)) => "a volume's disk fails its I/O; check that disk".into(),
+        LogEntry::VolumeDisk(None) => "the volumes' disks finish their I/O again".into(),
+        LogEntry::PeerDisk { bad: true, .. } => {
+            "the other array says that its disk fails or does not finish its I/O; it is not mirrored to".into()
+        }
+        LogEntry::PeerDisk { bad: false, delay } => format!(
+            "the other array says that its disk works again; it is mirrored to once that has lasted for {:.1} s",
+            delay.as_secs_f64()
+        ),
+        LogEntry::Mixture => {
+            "what this copy held before its resync cannot be kept (see the process's own log): until it is in sync again \
+             it is a mixture of old and new; do not override with it"
+                .into()
+        }
         LogEntry::DataDirHangs(true) => {
             "data_dir does not finish a write, so that no lease is asked for; check that disk".into()
         }

@@ -121,12 +121,14 @@ impl ExportTable {
                     continue;
                 };
                 let id = u64::from(vv.id);
-                let view = objects.group_of_volume(vv.uuid).map(|group| views.get(&group.group_id()));
+                let group = objects.group_of_volume(vv.uuid);
+                let view = group.map(|group| views.get(&group.group_id()));
+                let told = group.is_none_or(|group| group.policies.path_management);
                 exports.push(Export {
                     lun,
                     id,
                     unit: unit(vv),
-                    access: self.access(view),
+                    access: self.access(view, told),
                     changes: changes.get(&id).copied().unwrap_or_default(),
                     space: None,
                     volume,
@@ -173,8 +175,9 @@ impl ExportTable {
         self.rebuild_from(objects);
     }
 
-    /// `view`: outer `None`: not in a group; inner: the group has no state yet.
-    fn access(&self, view: Option<Option<&PathView>>) -> Access {
+    /// `view`: outer `None`: not in a group; inner: the group has no state yet. `told`: policy
+    /// `path_management`.
+    fn access(&self, view: Option<Option<&PathView>>, told: bool) -> Access {
         let (own, other) = match view {
             None => (AccessState::ActiveOptimized, None),
             Some(None) => (AccessState::Standby, None),
@@ -186,6 +189,7 @@ impl ExportTable {
             own: PortGroup { id: base(me), state: own, ports: vec![base(me)] },
             other: other.map(|state| PortGroup { id: base(peer), state, ports: vec![base(peer)] }),
             transition_s: TRANSITION_S,
+            told,
         }
     }
 }

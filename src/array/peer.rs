@@ -16,11 +16,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
+use super::age::Age;
 use crate::arbitration::{Connection, Side, Timers};
 use crate::link::channel::{self, Event, Framed, HELLO_TIMEOUT, Restored};
 use crate::link::dial::PAUSE;
 use crate::link::lane::{self, LaneConnection, LaneEvent, Volumes};
 use crate::link::lives;
+use crate::link::places::{self, Place, Places};
+use crate::link::refusals::Refusals;
 use crate::link::said::Said;
 use crate::link::stream::Stream;
 use crate::link::watch::Board;
@@ -38,13 +41,15 @@ pub fn next_connection() -> Connection {
     Connection(CONNECTIONS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Connections that may be at their hello at once; more are closed, they are strangers.
-const STRANGERS_MAX: usize = 32;
+/// Connections that may be at their hello at once; more are closed. The other array's address has places of
+/// its own: its control connection and its lanes come together.
+const STRANGERS: places::Limits = places::Limits { strangers: 32, of_one: 4, known: 64 };
 
 /// What the link needs to know; shared by its tasks.
 #[derive(Debug)]
 pub struct Link {
     pub hello: Hello,
+    pub age: Age,
     pub side: Side,
     /// The other array's name, as configured.
     pub peer_name: String,
@@ -124,18 +129,18 @@ impl Link {
             lane,
             side: self.side,
             newest: frame::VERSION,
-            oldest: frame::VERSION,
+            oldest: frame::OLDEST,
         }
     }
 
     /// Gives a lane to the data thread that owns its number.
-    fn hand_over(&self, stream: Stream, lane: LaneId) -> io::Result<()> {
+    fn hand_over(&self, stream: Stream, lane: LaneId, version: u8) -> io::Result<()> {
         let stream = stream.carried()?;
         let connection = LaneConnection { lane, number: next_connection().0 };
         let (volumes, events) = (Arc::clone(&self.volumes), self.lanes.clone());
         let board = Arc::clone(&self.board);
         let call = move || {
-            tokio::task::spawn_local(lane::serve(stream, connection, board, volumes, events));
+            tokio::task::spawn_local(lane::serve(stream, connection, version, board, volumes, events));
         };
         self.mailboxes.send(self.mailboxes.thread_of(lane), Job::Call(Box::new(call)));
         Ok(())
@@ -164,7 +169,7 @@ pub async fn keep_dialling(link: Arc<Link>, address: SocketAddr) {
 
 async fn dial_once(link: &Arc<Link>, address: SocketAddr) -> io::Result<()> {
     let mut framed = Framed::new(Stream::dialled(address, link.tls.as_ref()).await?, Vec::new());
-    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    framed.send(&Frame::Hello(link.age.hello(&link.hello))).await?;
     let hello = framed.hello().await?;
     framed.agrees(&hello).and_then(|()| link.check(&hello)).map_err(io::Error::other)?;
     if let Err(refused) = link.admit(&hello).await {
@@ -216,6 +221,8 @@ async fn dial_lane(
     if hello.boot_nonce != nonce || hello.lane != lane {
         return Err(io::Error::other("the lane ends at another life of the other array"));
     }
+    check_versions(&hello)?;
+    let version = hello.newest;
     let (guard, watch) = tokio::sync::oneshot::channel();
     let stream = stream.carried()?;
     let connection = LaneConnection { lane, number: next_connection().0 };
@@ -223,7 +230,7 @@ async fn dial_lane(
     let board = Arc::clone(&link.board);
     let call = move || {
         tokio::task::spawn_local(async move {
-            lane::serve(stream, connection, board, volumes, events).await;
+            lane::serve(stream, connection, version, board, volumes, events).await;
             drop(guard);
         });
     };
@@ -254,9 +261,10 @@ async fn read_lane_hello(stream: &mut Stream, mut bytes: Vec<u8>) -> io::Result<
 }
 
 /// Accepts the other array's connections, on array B's side, until dropped.
-pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
-    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
-    let said = Arc::new(Said::default());
+pub async fn keep_listening(link: Arc<Link>, listener: TcpListener, peer: SocketAddr) {
+    let strangers = Places::new(STRANGERS);
+    strangers.know(peer.ip());
+    let refusals = Arc::new(Refusals::default());
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -266,26 +274,25 @@ pub async fn keep_listening(link: Arc<Link>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
-            tracing::warn!(%from, "replication connection closed: too many at their hello");
+        let from = from.ip();
+        let Some(place) = strangers.take(from) else {
+            if let Some(untold) = refusals.is_due(from, "too many") {
+                tracing::warn!(%from, untold, "replication connection closed: too many at their hello");
+            }
             continue;
         };
-        let (link, said) = (Arc::clone(&link), Arc::clone(&said));
+        let (link, refusals) = (Arc::clone(&link), Arc::clone(&refusals));
         tokio::spawn(async move {
             let Err(error) = welcome(&link, stream, place).await else { return };
-            if said.is_new(&error.to_string()) {
-                tracing::warn!(%from, %error, "replication connection refused");
+            if let Some(untold) = refusals.is_due(from, &error.to_string()) {
+                tracing::warn!(%from, %error, untold, "replication connection refused");
             }
         });
     }
 }
 
 /// Tells a control connection from a lane, and takes either in.
-async fn welcome(
-    link: &Arc<Link>,
-    stream: TcpStream,
-    place: tokio::sync::OwnedSemaphorePermit,
-) -> io::Result<()> {
+async fn welcome(link: &Arc<Link>, stream: TcpStream, place: Place) -> io::Result<()> {
     let begun = async {
         let mut stream = Stream::accepted(stream, link.tls.as_ref()).await?;
         let mut magic = vec![0; 4];
@@ -308,7 +315,7 @@ async fn welcome(
     if let Err(refused) = known {
         return Err(channel::refuse(&mut framed, refused).await);
     }
-    framed.send(&Frame::Hello(link.hello.clone())).await?;
+    framed.send(&Frame::Hello(link.age.hello(&link.hello))).await?;
     drop(place);
     let connection = next_connection();
     link.set_peer(Some((connection, hello.clone())));
@@ -332,27 +339,42 @@ async fn welcome_lane(link: &Arc<Link>, mut stream: Stream, begun: Vec<u8>) -> i
     if !known || hello.lane.0 >= link.hello.lanes.max(1) || !rest.is_empty() {
         return Err(io::Error::other("a lane of no array that is linked now"));
     }
+    check_versions(&hello)?;
     let mut bytes = Vec::new();
     frame::encode_hello(&link.lane_hello(hello.lane), &mut bytes);
     stream.write_all(&bytes).await?;
     stream.flush().await?;
-    link.hand_over(stream, hello.lane)
+    link.hand_over(stream, hello.lane, hello.newest)
+}
+
+/// Both ends speak a version of the lane format in common.
+fn check_versions(hello: &LaneHello) -> io::Result<()> {
+    let LaneHello { newest, oldest, .. } = *hello;
+    if oldest <= frame::VERSION && newest >= frame::OLDEST {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the other array speaks versions {oldest} to {newest} of the lane format, this one {} to {}",
+        frame::OLDEST,
+        frame::VERSION
+    )))
 }
 
 /// Keeps a connection to the witness.
 pub async fn keep_witness(
     own: Hello,
+    age: Age,
     timers: Timers,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
     events: mpsc::UnboundedSender<Event>,
-    restored: Arc<Notify>,
+    doubted: Arc<Notify>,
 ) {
     let said = Said::default();
     loop {
         let exchanged = async {
             let mut framed = Framed::new(Stream::dialled(address, tls.as_ref()).await?, Vec::new());
-            framed.send(&Frame::Hello(own.clone())).await?;
+            framed.send(&Frame::Hello(age.hello(&own))).await?;
             let hello = framed.hello().await?;
             framed.agrees(&hello).map_err(io::Error::other)?;
             match hello.role {
@@ -368,7 +390,7 @@ pub async fn keep_witness(
             }
             Err(error) => {
                 if Restored::is(&error) {
-                    restored.notify_one();
+                    doubted.notify_one();
                 }
                 if said.is_new(&error.to_string()) {
                     tracing::warn!(%address, %error, "the witness is not reached");

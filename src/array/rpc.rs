@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::arbitration::{Config, Reader, Writer};
+use crate::arbitration::{Config, Reader, Tenure, Writer};
 use crate::store::objects::{Group, GroupState, ObjectError, Policies};
 
 use super::handle::CommandError;
@@ -35,7 +35,24 @@ pub enum PeerRequest {
         group: Uuid,
         started: bool,
         policies: Policies,
+        /// The asking array's term of office of the group's primary, as it knows it: a primary that is newer
+        /// does not take the word of its predecessor, who may not know yet. Absent: an older version.
+        #[serde(default)]
+        tenure: Option<KnownTenure>,
     },
+}
+
+/// Counter of the lineage, then epoch: the order of terms of office.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KnownTenure {
+    lineage: u32,
+    epoch: u64,
+}
+
+impl From<Tenure> for KnownTenure {
+    fn from(tenure: Tenure) -> Self {
+        Self { lineage: tenure.lineage.counter, epoch: tenure.epoch.0 }
+    }
 }
 
 /// A group as its creator hands it over, with epoch 1.
@@ -141,5 +158,26 @@ impl PeerAnswer {
 
     pub fn decode(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitration::{Epoch, Lineage};
+
+    #[test]
+    fn terms_of_office_are_ordered_by_lineage_then_epoch_and_older_versions_tell_none() {
+        let known = |counter, epoch| {
+            let lineage = Lineage { counter, id: 9 };
+            KnownTenure::from(Tenure { lineage, epoch: Epoch(epoch) })
+        };
+        assert!(known(1, 5) < known(1, 6) && known(1, 6) < known(2, 3));
+        let policies = Policies::default();
+        let told = PeerRequest::SetPolicies { group: Uuid::nil(), started: true, policies, tenure: None };
+        let mut old: serde_json::Value = serde_json::from_slice(&told.encode()).unwrap();
+        old["SetPolicies"].as_object_mut().unwrap().remove("tenure");
+        let read = PeerRequest::decode(old.to_string().as_bytes()).unwrap();
+        assert!(matches!(read, PeerRequest::SetPolicies { started: true, tenure: None, .. }));
     }
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::arbitration::Timers;
 use crate::config::{ArrayConfig, EngineChoice};
@@ -28,12 +28,14 @@ use crate::tls::{Site, Tls, Whom};
 use crate::volume::{Job, Mailboxes};
 use crate::wire::{Hello, Role};
 
+use super::age::{self, Age};
 use super::control::{Controller, Input, Parts, PeerReply, Surroundings};
 use super::events::EventLog;
 use super::exports::{ExportTable, PORTAL_GROUP_TAG};
 use super::handle::{AbsentCopies, Handle, Shared};
 use super::metadata::Metadata;
 use super::peer::{self, Link};
+use super::rpc::{PeerAnswer, PeerRefusal};
 use super::volumes::{OpenError, VolumeSet};
 use super::{data, start};
 
@@ -41,6 +43,10 @@ use super::{data, start};
 const STOP_LINGER: Duration = Duration::from_secs(2);
 /// How long the hand over of all groups may take before the array stops all the same.
 const HAND_OVER: Duration = Duration::from_secs(4);
+/// How long the other array has to be linked, or to say so itself, when the witness takes this one for an old copy.
+const PEER_SAYS: Duration = Duration::from_secs(10);
+/// How often it is said that this array serves although another end takes it for an old copy.
+const SERVES_AFTER_ALL: Duration = Duration::from_secs(10);
 /// How long hosts are given to log out when asked to.
 const LOGOUT_GRACE: Duration = Duration::from_secs(1);
 
@@ -89,11 +95,17 @@ fn engine(choice: EngineChoice) -> Engine {
 
 /// The surroundings of the controls: everything that goes through the handle runs as a task.
 #[derive(Debug)]
-struct Outside(Arc<Mutex<Option<Handle>>>);
+struct Outside {
+    handle: Arc<Mutex<Option<Handle>>>,
+    requests: Arc<Semaphore>,
+}
+
+/// Requests of the other array that are carried out at once; it has no more waiting itself.
+const REQUESTS_MAX: usize = 256;
 
 impl Outside {
     fn handle(&self) -> Option<Handle> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
@@ -106,7 +118,14 @@ impl Surroundings for Outside {
 
     fn peer_request(&self, body: Vec<u8>, reply: PeerReply) {
         if let Some(handle) = self.handle() {
-            tokio::spawn(async move { reply.send(handle.serve_peer(&body).await.encode()) });
+            let Ok(place) = Arc::clone(&self.requests).try_acquire_owned() else {
+                let why = "too many requests at once; try again";
+                return reply.send(PeerAnswer::refused(PeerRefusal::Other, why).encode());
+            };
+            tokio::spawn(async move {
+                reply.send(handle.serve_peer(&body).await.encode());
+                drop(place);
+            });
         }
     }
 
@@ -199,19 +218,27 @@ async fn serve(
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(RunError::Random)?;
     let identity = data_dir.identity();
+    let age = Age::new(identity.age);
+    let lives = Arc::new(Mutex::new(Lives::open(&config.array.data_dir, data_dir.engine())?));
     let outside = Arc::new(Mutex::new(None));
     let mut controller = Controller::new(Parts {
         me: config.side(),
         timers,
         boot: identity.boot,
+        age: age.clone(),
+        lives: Arc::clone(&lives),
         nonce: BootNonce(nonce),
         metadata: metadata.clone(),
         votes: Arc::clone(&votes.table),
         mailboxes: mailboxes.clone(),
         views: Arc::clone(&views),
         log: log.clone(),
-        surroundings: Box::new(Outside(Arc::clone(&outside))),
+        surroundings: Box::new(Outside {
+            handle: Arc::clone(&outside),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        }),
         inputs: inputs.clone(),
+        probe: data_dir.probe(),
     });
     let lanes = config
         .peer
@@ -243,6 +270,7 @@ async fn serve(
     for (group, record, members) in found.present {
         controller.add_group(&group, record, Life::Restarted, members, false);
     }
+    volumes.drop_lone_images(&objects.snapshot());
     exports.rebuild(&handle);
     let version = env!("CARGO_PKG_VERSION");
     let start = identity.boot;
@@ -258,20 +286,30 @@ async fn serve(
         log.add(name, None, format!("this array takes no part until the primary has enrolled it: {why}"));
     }
 
-    let lives = Lives::open(&config.array.data_dir, data_dir.engine())?;
     let hello = Hello {
         role: Role::Array(config.side()),
         identity: identity.uuid.into_bytes(),
         nonce: BootNonce(nonce),
-        life: identity.boot,
+        life: identity.age,
         name: config.array.name.clone(),
         system: config.system_id(),
         lanes,
+        peer: String::new(),
     };
     let restored = Arc::new(Notify::new());
-    let links = Links { timers, hello: &hello, mailboxes: &mailboxes, inputs: &inputs, restored: &restored };
+    let doubted = Arc::new(Notify::new());
+    let links = Links {
+        timers,
+        hello: &hello,
+        age: &age,
+        mailboxes: &mailboxes,
+        inputs: &inputs,
+        told: (&restored, &doubted),
+    };
     start_links(config, lives, volumes.shared(), links).await?;
     tokio::spawn(handle.clone().keep_enrolling());
+    tokio::spawn(age::keep_raising(handle.clone(), data_dir, age, metadata));
+    tokio::spawn(believe_witness(handle.clone(), doubted, Arc::clone(&restored)));
     tokio::spawn(begin_as_new(handle.clone(), restored));
     let forward = inputs.clone();
     tokio::spawn(async move {
@@ -301,25 +339,27 @@ async fn serve(
 struct Links<'a> {
     timers: Timers,
     hello: &'a Hello,
+    age: &'a Age,
     mailboxes: &'a Mailboxes,
     inputs: &'a mpsc::UnboundedSender<Input>,
-    /// Told when another end knows of a later life of this array.
-    restored: &'a Arc<Notify>,
+    /// Told when the other array, and when the witness, knows of a later life of this one.
+    told: (&'a Arc<Notify>, &'a Arc<Notify>),
 }
 
 async fn start_links(
     config: &ArrayConfig,
-    lives: Lives,
+    lives: Arc<Mutex<Lives>>,
     volumes: crate::link::lane::Volumes,
     links: Links<'_>,
 ) -> Result<(), RunError> {
-    let Links { timers, hello, mailboxes, inputs, restored } = links;
+    let Links { timers, hello, age, mailboxes, inputs, told: (restored, doubted) } = links;
     let own = || Site::array(&config.array.name);
     if let Some(peer) = &config.peer {
         let (channel, mut events) = mpsc::unbounded_channel();
         let (lanes, mut lane_events) = mpsc::unbounded_channel();
         let link = Arc::new(Link {
             hello: hello.clone(),
+            age: age.clone(),
             side: config.side(),
             peer_name: peer.name.clone(),
             timers,
@@ -333,7 +373,7 @@ async fn start_links(
             lanes,
             board: Arc::new(Board::new(hello.lanes.max(1), timers.lane_timeout)),
             present: Mutex::new(None),
-            lives: Arc::new(Mutex::new(lives)),
+            lives,
             restored: Arc::clone(restored),
         });
         let forward = inputs.clone();
@@ -355,11 +395,11 @@ async fn start_links(
         match config.side() {
             crate::arbitration::Side::A => {
                 // A dials; its address is kept open only to tell a misconfigured peer so.
-                tokio::spawn(peer::keep_listening(Arc::clone(&link), listener));
+                tokio::spawn(peer::keep_listening(Arc::clone(&link), listener, peer.address));
                 tokio::spawn(peer::keep_dialling(link, peer.address));
             }
             crate::arbitration::Side::B => {
-                tokio::spawn(peer::keep_listening(link, listener));
+                tokio::spawn(peer::keep_listening(link, listener, peer.address));
             }
         }
     }
@@ -378,23 +418,43 @@ async fn start_links(
             .secures(witness.allow_plaintext)
             .map(|at| Tls::open(at, own(), Whom::AnyWitness))
             .transpose()?;
-        tokio::spawn(super::peer::keep_witness(
-            hello.clone(),
-            timers,
-            witness.address,
-            tls,
-            channel,
-            Arc::clone(restored),
-        ));
+        let peer = config.peer.as_ref().map(|peer| peer.name.clone()).unwrap_or_default();
+        let hello = Hello { peer, ..hello.clone() };
+        let (age, doubted) = (age.clone(), Arc::clone(doubted));
+        tokio::spawn(super::peer::keep_witness(hello, age, timers, witness.address, tls, channel, doubted));
     }
     Ok(())
 }
 
-/// Waits until the other end of a link knows of a later life of this array; this process is then run anew,
+/// The witness knows of a later life of this array. The other array's word counts more, so that it gets the time to
+/// say the same; one that is linked has let this life in.
+async fn believe_witness(handle: Handle, doubted: Arc<Notify>, restored: Arc<Notify>) {
+    loop {
+        doubted.notified().await;
+        tokio::time::sleep(PEER_SAYS).await;
+        doubted.notified().await;
+        let linked = handle.links().await.is_ok_and(|links| links.peer.is_some());
+        if linked {
+            tracing::error!(
+                "the witness takes this data_dir for a restored one, the other array does not; check the witness"
+            );
+        } else {
+            restored.notify_one();
+        }
+    }
+}
+
+/// Waits until another end knows of a later life of this array; this process is then run anew,
 /// as an array that takes no part in any group until it is enrolled (FAILURES F33).
 async fn begin_as_new(handle: Handle, restored: Arc<Notify>) {
     loop {
         restored.notified().await;
+        if handle.serves_any() {
+            // It could not without grants of those who know its lives.
+            tracing::error!("this data_dir is taken for a restored one; this array serves, and goes on");
+            tokio::time::sleep(SERVES_AFTER_ALL).await;
+            continue;
+        }
         tracing::error!(
             "the data_dir is older than what was heard of this array: it was restored from a backup, or copied. \
              This array goes on as a new one, and its copies are made anew"

@@ -97,7 +97,7 @@ pub fn groups(
 /// Volumes on the device of `data_dir`: a hung disk then stops the votes as well.
 pub fn warn_of_shared_device(data_dir: &DataDir, volumes: &VolumeSet) {
     let Ok(own) = data_dir.device() else { return };
-    let shared = volumes.all().iter().filter(|volume| volume.file().device().is_ok_and(|d| d == own)).count();
+    let shared = volumes.all().iter().filter(|volume| volume.file().device() == own).count();
     if shared > 0 {
         tracing::warn!(
             shared,

@@ -12,14 +12,15 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::link::lane::Volumes;
-use crate::mirror::{self, DirtyMap, Geometry, ImageStep, Limits, MapError, VolumeId};
+use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
 use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
 use crate::store::objects::{Objects, Provisioning, VirtualVolume};
 use crate::store::{DataFile, VolumeFileError, is_before_image};
 use crate::sys::directory;
 use crate::sys::engine::Engine;
-use crate::volume::{DataThread, Listener, Mailboxes, Mending, Volume};
+use crate::sys::pool;
+use crate::volume::{DataThread, For, Listener, Mailboxes, Mending, Volume};
 
 use super::events::EventLog;
 use super::metadata::Metadata;
@@ -83,9 +84,12 @@ impl Listener for Maps {
         let _ = self.pokes.send(volume);
     }
 
-    fn let_image_go(&self, volume: &Volume, step: ImageStep) {
+    fn release_image(&self, volume: &Volume) {
         let volume = volume.clone();
-        self.metadata.run(move || volume.let_image_go(step));
+        // Neither a vote nor a map waits for that disk.
+        if let Err(error) = pool::start(move || volume.release_image()) {
+            tracing::warn!(%error, "an image that may count no more is left for later");
+        }
     }
 
     fn read_failed(&self, volume: &Volume, mending: Mending) {
@@ -109,9 +113,17 @@ impl Listener for Maps {
 
 /// A mending in words; `count`: how many this volume had since the array was started.
 fn describe(volume: &Volume, mending: Mending, count: u64) -> String {
-    let Mending { lba, mended, failed_at } = mending;
+    let Mending { lba, mended, failed_at, found_by } = mending;
     let path = volume.file().path().display();
     match failed_at {
+        Some(at) if found_by == For::Verify => {
+            format!("{path}: verify found that LBA {at} can be neither read nor written; replace that disk")
+        }
+        None if found_by == For::Verify => format!(
+            "{path}: verify found {mended} blocks of 4 KiB from LBA {lba} on that could not be read; they were \
+             written anew with the other array's blocks; {count} such finds and reads since the start; watch \
+             that disk"
+        ),
         Some(at) => format!(
             "{path}: LBA {at} can be neither read nor written; the host was answered with the other array's \
              data; replace that disk"
@@ -211,7 +223,9 @@ impl VolumeSet {
             image.map_err(|source| OpenError::Image { path: volume.file().path().into(), source })?
         {
             volume.found_image(image);
-            volume.drop_image();
+            volume
+                .drop_image()
+                .map_err(|source| OpenError::Image { path: volume.file().path().into(), source })?;
         }
         Ok(volume)
     }
@@ -279,6 +293,18 @@ impl VolumeSet {
         }
     }
 
+    /// Removes images beside volumes that are in no group any more. Blocks.
+    pub fn drop_lone_images(&self, objects: &Objects) {
+        for volume in self.all() {
+            let member = |id: VolumeId| objects.group_of_volume(uuid::Uuid::from_bytes(id.0)).is_some();
+            if !member(volume.id())
+                && let Err(error) = volume.drop_image()
+            {
+                tracing::warn!(?volume, %error, "an image that counts no more cannot be removed");
+            }
+        }
+    }
+
     /// Opens a volume made before. Blocks.
     ///
     /// # Errors
@@ -318,14 +344,15 @@ impl VolumeSet {
         volume
     }
 
-    /// Nothing that the copy holds counts any more: its map says so, durably, when this returns. The volume is in
-    /// no group. Blocks.
+    /// Nothing that the copy holds, or held, counts any more: its map says so, durably, when this returns. The
+    /// volume is in no group. Blocks.
     ///
     /// # Errors
-    /// The map cannot be written now; it is tried again.
+    /// An image beside it cannot be removed. The map cannot be written now; it is tried again.
     pub fn disown(&self, id: VolumeId) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
         let (volume, file) = (self.get(id).ok_or_else(gone)?, self.maps.file(id).ok_or_else(gone)?);
+        volume.drop_image()?;
         volume.with(|core, _, out| core.disown(out));
         let (done, wait) = std::sync::mpsc::channel();
         self.maps.metadata.run(move || {
@@ -345,8 +372,10 @@ impl VolumeSet {
     /// What could not be removed; the volume is closed all the same.
     pub fn remove(&self, volume: &VirtualVolume) -> Result<(), OpenError> {
         let id = volume.volume_id();
-        if let Some(open) = self.get(id) {
-            open.drop_image();
+        if let Some(open) = self.get(id)
+            && let Err(error) = open.drop_image()
+        {
+            tracing::warn!(volume = ?open, %error, "the image of a removed volume is left behind");
         }
         self.close(id);
         let map = self.data_dir.map(id);

@@ -12,10 +12,12 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::Failure;
 
-/// Longest any request may take: a switchover is decided long before.
+/// Longest that any answer may take. A verb that takes longer is answered before with where to ask for its end.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the API listens unless the configuration says otherwise.
 const PORT: u16 = 8008;
+/// HTTP: it goes on, and its end is to be asked for elsewhere.
+const ACCEPTED: u16 = 202;
 const SESSION_KEY: &str = "X-HP3PAR-WSAPI-SessionKey";
 
 /// A refusal of the array, in its own words.
@@ -81,6 +83,18 @@ fn tls(trust: &Path) -> Result<TlsConfig, Failure> {
         .build())
 }
 
+/// A password is said in the clear on this machine only, unless the user writes so.
+fn may_say_password(scheme: Option<&str>, secured: bool, address: SocketAddr) -> Result<(), Failure> {
+    if secured || scheme == Some("http") || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let problem = format!(
+        "the password would be sent to {address} unencrypted: name the array's certificate with --trust or \
+         TWINLUN_TRUST (`twinlun pair CONFIG` on the array prints it), or write http:// to consent"
+    );
+    Err(problem.into())
+}
+
 impl Client {
     /// Logs in: with TWINLUN_USER and TWINLUN_PASSWORD, else by the local token of the array. An
     /// encrypted API is believed by `trust`, else by the certificate that lies beside that token.
@@ -97,10 +111,14 @@ impl Client {
         let address: SocketAddr = with_port.ok().and_then(|mut found| found.next()).ok_or_else(|| {
             format!("`{host}` is no address; write ADDRESS or ADDRESS:PORT (--array or TWINLUN_ARRAY)")
         })?;
-        let certificate = crate::management::certificate_path(address);
-        let trust =
-            trust.or_else(|| (scheme != Some("http") && certificate.exists()).then_some(&*certificate));
+        let certificate =
+            if scheme == Some("http") { None } else { crate::management::local_certificate(address) };
+        let trust = trust.or(certificate.as_deref());
         let secured = scheme == Some("https") || (scheme.is_none() && trust.is_some());
+        let user = (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD"));
+        if matches!(user, (Ok(_), Ok(_))) {
+            may_say_password(scheme, secured, address)?;
+        }
         let mut config =
             ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
         if secured {
@@ -121,7 +139,7 @@ impl Client {
             (false, false) => format!("http://{address}"),
         };
         let mut client = Self { agent, base, key: String::new() };
-        client.key = match (std::env::var("TWINLUN_USER"), std::env::var("TWINLUN_PASSWORD")) {
+        client.key = match user {
             (Ok(user), Ok(password)) => {
                 let body = json!({"user": user, "password": password});
                 let answer = client.request("POST", "/api/v1/credentials", Some(&body))?;
@@ -129,7 +147,7 @@ impl Client {
             }
             _ => {
                 let path = crate::management::token_path(address);
-                std::fs::read_to_string(&path).map_err(|error| {
+                crate::management::read_token(address).map_err(|error| {
                     format!(
                         "no array on this machine listens on {address} for this user ({}: {error}); \
                          start it, name another with --array, or set TWINLUN_USER and TWINLUN_PASSWORD",
@@ -173,8 +191,28 @@ impl Client {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// The body of an answer as it is.
+    /// The body of an answer as it is. A verb that takes long is waited for to its end; the array carries it out
+    /// all the same when nobody waits.
     pub fn text(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String, Failure> {
+        let (mut text, mut later) = self.answer(method, path, body)?;
+        if later.is_some() {
+            eprintln!(
+                "the array is still at it (showrcopy and showeventlog tell how far); waiting for the end"
+            );
+        }
+        while let Some(at) = later {
+            (text, later) = self.answer("GET", &at, None)?;
+        }
+        Ok(text)
+    }
+
+    /// One answer, and where to ask for the end of what is still being carried out.
+    fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(String, Option<String>), Failure> {
         let request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
@@ -186,9 +224,10 @@ impl Client {
             format!("the array at {base} does not answer: {error}; start it, or name another with --array")
         })?;
         let status = answer.status().as_u16();
+        let location = answer.headers().get("location").and_then(|at| at.to_str().ok()).map(str::to_owned);
         let text = answer.body_mut().read_to_string()?;
         if status < 400 {
-            return Ok(text);
+            return Ok((text, location.filter(|_| status == ACCEPTED)));
         }
         let said: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         let desc = said["desc"].as_str().map_or_else(|| format!("HTTP status {status}"), str::to_owned);
@@ -199,7 +238,16 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::{segment, vlun_path};
+    use super::{may_say_password, segment, vlun_path};
+
+    #[test]
+    fn no_password_leaves_the_machine_in_the_clear_without_consent() {
+        let (here, there) = ("127.0.0.1:8008".parse().unwrap(), "192.0.2.1:8008".parse().unwrap());
+        let said = may_say_password(None, false, there).unwrap_err().to_string();
+        assert!(said.contains("--trust") && said.contains("http://"), "{said}");
+        assert!(may_say_password(Some("http"), false, there).is_ok());
+        assert!(may_say_password(None, true, there).is_ok() && may_say_password(None, false, here).is_ok());
+    }
 
     #[test]
     fn a_name_never_reaches_beyond_its_segment() {

@@ -5,6 +5,7 @@ mod client;
 mod pair;
 mod show;
 mod verbs;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -86,7 +87,7 @@ impl Arguments {
 type Failure = Box<dyn std::error::Error>;
 
 /// Options that the real array's CLI spells with one dash.
-const ONE_DASH: [&str; 5] = ["-tpvv", "-iscsi", "-persona", "-path", "-comment"];
+const ONE_DASH: [&str; 6] = ["-tpvv", "-iscsi", "-persona", "-path", "-comment", "-repair"];
 
 /// The arguments with those options spelled as here.
 fn spelled(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {

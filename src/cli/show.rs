@@ -157,7 +157,7 @@ pub fn events(value: &Value, json: bool) {
 }
 
 /// Date and time (UTC) of seconds since 1970.
-fn calendar(seconds: u64) -> String {
+pub fn calendar(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years of 366 or 365 days, counted from a 1 March, so that the leap day comes last: the days
     // since 1 March of year 0 are split into 400, 100, 4 and 1 years.
@@ -251,6 +251,12 @@ pub fn remote_copy(value: &Value, json: bool) {
                 println!("  {name}: a mixture of old and new until it is in sync; do not override with it.");
             }
         }
+        for volume in group["volumes"].as_array().into_iter().flatten() {
+            if volume["verify"].is_object() {
+                let name = text(&volume["localVolume"]);
+                println!("  {name}: {}", super::verify::line(&volume["verify"]));
+            }
+        }
         if group["serves"] != true {
             println!("  This array does not serve: {}", text(&group["reason"]));
             if group["epoch"].is_null() {
@@ -261,6 +267,11 @@ pub fn remote_copy(value: &Value, json: bool) {
         }
         if !group["declined"].is_null() {
             println!("  The other array is not mirrored to: {}.", text(&group["declined"]));
+        }
+        if let Some(seconds) = group["keptOutSeconds"].as_f64() {
+            println!(
+                "  The other array's disk failed, hung or was full: it is mirrored to once that disk has worked for {seconds} s."
+            );
         }
         if group["quorum"] == "primary alone" && group["witness"] != true {
             println!("  The primary may go on alone: no automatic failover until a witness is enrolled.");

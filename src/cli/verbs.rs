@@ -114,6 +114,12 @@ pub enum Operator {
         force: bool,
         group: String,
     },
+    /// Compare both copies of a group in sync while hosts work, and tell what differs; on the primary.
+    #[command(
+        after_help = "Examples:\n  twinlun checkrcopygroup vmfs\n  twinlun checkrcopygroup --repair vmfs\n  \
+                      twinlun checkrcopygroup --cancel vmfs"
+    )]
+    Checkrcopygroup(super::verify::Check),
     /// Show remote copy: target, links, groups, roles, and why an array does not serve.
     Showrcopy,
     /// Change roles or policies of a group.
@@ -299,6 +305,7 @@ impl Operator {
                     )?,
                 );
             }
+            Self::Checkrcopygroup(check) => check.carry_out(client, json)?,
             Self::Showrcopy => show::remote_copy(&client.get("/api/twinlun/rcopy")?, json),
             Self::Setrcopygroup(set) => done(set.carry_out(client)?),
             Self::Showeventlog => show::events(&client.get("/api/twinlun/eventlog")?, json),

@@ -172,6 +172,7 @@ pub struct TimersConfig {
     pub link_timeout: Option<Milliseconds>,
     pub mirror_timeout: Option<Milliseconds>,
     pub disk_timeout: Option<Milliseconds>,
+    pub disk_probe: Option<Milliseconds>,
     pub switchover_hold: Option<Milliseconds>,
     pub promote_hold: Option<Milliseconds>,
     pub witness_lost_after: Option<Milliseconds>,
@@ -181,13 +182,14 @@ pub struct TimersConfig {
 }
 
 /// Longest names first, so that a rule that names `rejoin_delay_max` does not find `rejoin_delay`.
-const TIMER_KEYS: [&str; 14] = [
+const TIMER_KEYS: [&str; 15] = [
     "rejoin_delay_max",
     "rejoin_delay",
     "lane_timeout",
     "link_timeout",
     "mirror_timeout",
     "disk_timeout",
+    "disk_probe",
     "switchover_hold",
     "promote_hold",
     "witness_lost_after",
@@ -214,6 +216,7 @@ impl TimersConfig {
             (self.link_timeout, &mut timers.link_timeout),
             (self.mirror_timeout, &mut timers.mirror_timeout),
             (self.disk_timeout, &mut timers.disk_timeout),
+            (self.disk_probe, &mut timers.disk_probe),
             (self.switchover_hold, &mut timers.switchover_hold),
             (self.promote_hold, &mut timers.promote_hold),
             (self.witness_lost_after, &mut timers.witness_lost_after),

@@ -1,8 +1,7 @@
 //! Enrolment of an array that takes no part in a group (rule 18): when the primary may offer the group to it,
 //! and when that array may take the offer.
 
-use crate::arbitration::{Config, InSync};
-use crate::mutation::{self, Mutation};
+use crate::arbitration::Config;
 
 use super::control::Control;
 use super::{GroupState, Role};
@@ -14,11 +13,10 @@ impl Control {
     ///
     /// The caller sees to it that what was to be written before is durable before it offers.
     pub fn offer(&self) -> Option<Config> {
-        let (view, chosen) = (self.view()?, self.chosen());
-        let alone = chosen.in_sync == InSync::Primary || mutation::on(Mutation::R18EnrolsBoth);
+        let view = self.view()?;
         let silent = view.link_up && !view.session_up && view.state != GroupState::Stopped;
-        let offers = view.role == Role::Primary && view.reason.is_none() && alone && silent;
-        (offers && self.arbiter.vote().is_none()).then_some(chosen)
+        let offers = view.role == Role::Primary && view.reason.is_none() && silent;
+        self.arbiter.may_enrol_peer().filter(|_| offers)
     }
 }
 

@@ -5,6 +5,9 @@ use crate::arbitration::{
     VoterRecord,
 };
 use crate::mirror::{LaneId, RegionRun, SessionId, Volume, VolumeAction, VolumeId};
+use crate::time::Duration;
+
+use super::probe::{Probed, Trouble};
 
 /// Every volume of the group, one after the other, each under its lock. The closure's vector takes
 /// the volume's actions; the shell carries them out once `each` returned (the lock is not held).
@@ -101,6 +104,8 @@ pub enum Event {
     DataDir {
         stalled: bool,
     },
+    /// What the probes say of the disks of the group's volumes, after each of them.
+    Disk(Probed),
     /// This array holds the group's objects up to this sequence number.
     GroupState {
         sequence: u64,
@@ -205,6 +210,8 @@ pub enum SessionMessage {
     },
     /// The sender has heard the enrolled witness lately, or not (T17).
     WitnessLost(bool),
+    /// The sender's disks are bad, or good (again): it cannot keep what is mirrored to it (F23).
+    DiskBad(bool),
     /// An operator at the sender asks the primary to do this; the answer names `number`.
     Request {
         number: u64,
@@ -241,6 +248,8 @@ pub enum Decline {
     )]
     /// This copy holds writes of a history that an override ended; an operator must discard them.
     Diverged,
+    #[error("its disk fails or does not finish its I/O; check that disk")]
+    DiskBad,
 }
 
 /// Why a command was not carried out.
@@ -266,6 +275,10 @@ pub enum Refused {
     TimedOut,
     #[error("too few voters answered; it will be finished when they are reached")]
     Undecided,
+    #[error("this array's disk fails or does not finish its I/O; check that disk")]
+    DiskBad,
+    #[error("the other array's disk fails or does not finish its I/O; check that disk")]
+    PeerDiskBad,
     #[error("a promise to the primary still runs; try again in a few seconds")]
     PromiseRuns,
     #[error("the group is started; stop it first")]
@@ -351,6 +364,8 @@ pub enum Reason {
     DataDirHangs,
     #[error("this copy's disk does not finish its I/O; check it, the copy is caught up once it does")]
     DiskHangs,
+    #[error("this copy's disk fails its I/O; check it, the copy is caught up once it works")]
+    DiskFails,
     #[error("restarted: waits for one answer of the other array or of the enrolled witness")]
     NoContact,
     #[error("writes of older terms of office are not finished on this array's disks")]
@@ -389,6 +404,11 @@ pub enum Reason {
     Overriding,
     #[error("the group was removed")]
     Removed,
+    #[error(
+        "the other array or the witness says that the group was removed while this array was away; its \
+         volumes stay closed until `removercopygroup` is given here, which also takes back their exports"
+    )]
+    RemovedElsewhere,
 }
 
 impl Reason {
@@ -422,6 +442,9 @@ pub struct PathView {
     pub session_up: bool,
     /// As primary: why the other array takes no session.
     pub declined: Option<Decline>,
+    /// As primary and alone: the other array's disk failed or hung; it must work for this long before it is
+    /// mirrored to again.
+    pub kept_out: Option<Duration>,
 }
 
 /// Entries of the event log; each comes with the epoch it happened in.
@@ -473,8 +496,15 @@ pub enum LogEntry {
     },
     /// An operator gave up what this array wrote alone before an override.
     Discarded,
-    /// A volume's I/O takes longer than `disk_timeout`, or no longer.
-    VolumeDiskHangs(bool),
+    /// A volume's disk fails or takes longer than `disk_timeout`, or works again.
+    VolumeDisk(Option<Trouble>),
+    /// The other array says so of its own; once it works again it is kept out for another `delay`.
+    PeerDisk {
+        bad: bool,
+        delay: Duration,
+    },
+    /// What this copy held before it is brought up to date cannot be kept.
+    Mixture,
     /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.
     DataDirHangs(bool),
     SplitBrain,
@@ -486,6 +516,8 @@ pub enum SessionEnd {
     LaneLost,
     PeerRefused,
     PeerFailed,
+    /// The other array said that its disk is bad.
+    PeerDisk,
     MirrorTimeout,
     PeerRestarted,
     Stopped,

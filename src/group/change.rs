@@ -67,18 +67,24 @@ pub(super) struct Changes {
 
 impl Changes {
     /// The peer was dropped: it may come back after a while, which doubles when it keeps happening
-    /// (F24).
+    /// (F24), and is the short one again after `rejoin_delay_max` in sync.
     pub fn dropped(&mut self, now: Now, timers: &Timers) {
-        let lasted = self.joined_at.map(|at| now.grantor.since(at));
-        let again = lasted.is_some_and(|lasted| lasted < timers.rejoin_delay_max);
-        self.rejoin_delay = if again && !self.rejoin_delay.is_zero() {
-            (self.rejoin_delay * 2).min(timers.rejoin_delay_max)
-        } else {
-            timers.rejoin_delay
-        };
-        self.rejoin_at = now.grantor + self.rejoin_delay;
+        let lasted = self.joined_at.take().map(|at| now.grantor.since(at));
+        let quiet = lasted.is_none_or(|lasted| lasted >= timers.rejoin_delay_max);
+        self.put_off(quiet, now, timers);
         self.dropping = None;
         self.joining = false;
+    }
+
+    /// No session for a while: the first time, or again.
+    fn put_off(&mut self, first: bool, now: Now, timers: &Timers) {
+        let stays = self.rejoin_delay.is_zero() || mutation::on(Mutation::RejoinDelayStays);
+        self.rejoin_delay = if first || stays {
+            timers.rejoin_delay
+        } else {
+            (self.rejoin_delay * 2).min(timers.rejoin_delay_max)
+        };
+        self.rejoin_at = now.grantor + self.rejoin_delay;
     }
 
     pub const fn joined(&mut self, now: Now) {
@@ -110,7 +116,7 @@ impl Changes {
 impl Control {
     /// The group is to be mirrored now.
     pub(super) fn mirrors(&self, now: Now) -> bool {
-        (self.policy.started || self.changes.failing_over.is_some()) && now.grantor >= self.changes.rejoin_at
+        self.is_wanted() && now.grantor >= self.changes.rejoin_at && now.grantor >= self.peer_disk.until()
     }
 
     fn is_wanted(&self) -> bool {
@@ -173,6 +179,8 @@ impl Control {
             Some(SessionEnd::LinkLost)
         } else if self.sum.peer_failed && !self.sum.peer_refused {
             Some(SessionEnd::PeerFailed)
+        } else if self.peer_disk.bad {
+            Some(SessionEnd::PeerDisk)
         } else if longer(self.sum.oldest_unacked, timers.mirror_timeout)
             || longer(self.primary.missing_since, timers.mirror_timeout)
         {
@@ -190,6 +198,9 @@ impl Control {
             (None, Some(why)) => {
                 if self.changes.role_change.is_some() {
                     self.give_up_change(Refused::PeerUnreachable, now, out);
+                }
+                if why == SessionEnd::PeerFailed {
+                    self.peer_disk_fails(now);
                 }
                 self.changes.dropping = Some(why);
                 self.primary.missing_since = None;
@@ -210,9 +221,18 @@ impl Control {
         // Hosts' writes wait for the mirror while its session lives: not for ever.
         let timers = &self.settings.timers;
         let stuck = self.sum.oldest_unacked.is_some_and(|at| now.grantor >= at + timers.mirror_timeout);
-        if self.sum.peer_failed || stuck {
-            self.changes.rejoin_at = now.grantor + timers.rejoin_delay;
-            let why = if stuck { SessionEnd::MirrorTimeout } else { SessionEnd::PeerFailed };
+        if self.sum.peer_failed || stuck || self.peer_disk.bad {
+            let why = if self.peer_disk.bad {
+                SessionEnd::PeerDisk
+            } else if stuck {
+                SessionEnd::MirrorTimeout
+            } else {
+                SessionEnd::PeerFailed
+            };
+            self.changes.put_off(false, now, &self.settings.timers);
+            if why == SessionEnd::PeerFailed {
+                self.peer_disk_fails(now);
+            }
             return self.end_session(why, now, members, out);
         }
         let equal = self.sum.dirty == 0 && self.sum.recovering == 0;
@@ -282,7 +302,8 @@ impl Control {
 
     /// T14: a disk that fails, or hangs, cannot be switched over.
     fn hand_over_bad_disk(&mut self, now: Now) {
-        let wanted = (self.sum.store_failed || self.disks.hang)
+        let wanted = self.disk_is_bad()
+            && !self.peer_disk.bad
             && !self.stalled
             && self.changes.dropping.is_none()
             && self.changes.role_change.is_none()
@@ -387,6 +408,9 @@ impl Control {
         if self.link.is_none() {
             return Err(Refused::PeerUnreachable);
         }
+        if self.peer_disk.bad {
+            return Err(Refused::PeerDiskBad);
+        }
         let busy = self.changes.role_change.is_some()
             || self.changes.dropping.is_some()
             || self.arbiter.vote().is_some();
@@ -415,6 +439,9 @@ impl Control {
         }
         if self.applied.quorum == Quorum::PrimaryAlone {
             return Err(Refused::PrimaryAlone);
+        }
+        if self.disk_is_bad() {
+            return Err(Refused::DiskBad);
         }
         let Caller::Here { ticket } = caller else { return Err(Refused::NotPrimary) };
         if self.changes.failover_ticket.is_some() {
@@ -451,6 +478,7 @@ impl Control {
         self.take_started(started, out);
         if started {
             self.changes.rejoin_at = now.grantor;
+            self.peer_disk.forgive();
         } else if self.is_both() {
             self.changes.stopping.push(caller);
             return Ok(None);
@@ -496,6 +524,7 @@ impl Control {
             Request::FailOver => {
                 self.changes.failing_over = Some(caller);
                 self.changes.rejoin_at = now.grantor;
+                self.peer_disk.forgive();
                 Ok(None)
             }
         };

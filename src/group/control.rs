@@ -21,7 +21,7 @@ use super::api::{
 };
 use super::attempts::{Attempt, Attempts};
 use super::change::Changes;
-use super::disks::Disks;
+use super::disks::{Disks, PeerDisk};
 use super::overriding::Wanted;
 use super::session::{Primary, Secondary};
 
@@ -54,6 +54,8 @@ pub(super) struct Sum {
     pub peer_failed: bool,
     pub peer_refused: bool,
     pub store_failed: bool,
+    /// What a frame is about to overwrite cannot be kept.
+    pub unkept: bool,
 }
 
 impl Sum {
@@ -70,6 +72,7 @@ impl Sum {
         self.peer_failed |= status.peer_failed;
         self.peer_refused |= status.peer_refused;
         self.store_failed |= status.store_failed;
+        self.unkept |= status.unkept;
     }
 }
 
@@ -86,6 +89,8 @@ pub struct Control {
     pub(super) attempts: Attempts,
     /// The configuration the volumes know: durable here.
     pub(super) applied: Config,
+    /// The cut the volumes know, and whether it is a mixture: durable here.
+    pub(super) applied_cut: (u64, bool),
     pub(super) link: Option<Link>,
     /// Since when the link is down.
     pub(super) link_lost: Option<Time>,
@@ -105,6 +110,7 @@ pub struct Control {
     /// `data_dir` hangs.
     pub(super) stalled: bool,
     pub(super) disks: Disks,
+    pub(super) peer_disk: PeerDisk,
     pub(super) sum: Sum,
     /// Took office and has not drained what it took as secondary (rule 5, T9).
     pub(super) draining: bool,
@@ -136,6 +142,7 @@ impl Control {
             pending: Vec::new(),
             attempts: Attempts::default(),
             applied,
+            applied_cut: (record.cut, record.mixture),
             link: None,
             link_lost: None,
             seen_nonce: None,
@@ -150,6 +157,7 @@ impl Control {
             group_state: 0,
             stalled: false,
             disks: Disks::default(),
+            peer_disk: PeerDisk::default(),
             sum: Sum::default(),
             draining: false,
             recovering_restart: false,
@@ -164,6 +172,7 @@ impl Control {
 
     /// The first call.
     pub fn begin(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
+        self.tell_cut(members);
         // As if the link had been silent from now on: the peer has time to connect.
         let timers = &self.settings.timers;
         self.link_lost = Some(now.grantor + timers.link_timeout);
@@ -210,9 +219,12 @@ impl Control {
             Event::Persisted { sequence } => self.arbiter.persisted(sequence, now, &mut self.pending),
             Event::MembersChanged => {
                 self.gate_stale = true;
+                self.secondary.equal = None;
+                self.tell_cut(members);
                 self.end_session(SessionEnd::MembersChanged, now, members, out);
             }
             Event::DataDir { stalled } => self.data_dir(stalled, out),
+            Event::Disk(probed) => self.disk_probed(probed),
             Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
             Event::Policy(policy) => self.policy = policy,
             Event::Command { ticket, command } => self.command(ticket, command, now, out),
@@ -297,6 +309,7 @@ impl Control {
         }
         self.link = Some(Link { connection, nonce });
         self.told_witness_lost = None;
+        self.disks.link_is_new();
         self.peer_lost_witness = false;
         self.end_operator_failover(Refused::PeerServes, out);
         if !self.arbiter.is_split() {
@@ -330,6 +343,7 @@ impl Control {
         }
         self.link_lost = Some(now.grantor);
         self.peer_lost_witness = false;
+        self.peer_disk.link_is_gone(now);
         self.log(LogEntry::Link(false), out);
         self.arbiter.disconnected(Voter::Array(self.me.other()));
         self.secondary.forget();
@@ -342,8 +356,11 @@ impl Control {
     fn settle(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         for _ in 0..PASSES_MAX {
             self.apply_chosen(now, members, out);
+            self.apply_cut(members);
             self.sum = Sum::default();
             members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
+            self.note_mixture(out);
+            self.answer_join_query(out);
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.watch_disks(now, out);
@@ -445,6 +462,7 @@ impl Control {
             }
         } else if old.in_sync == InSync::Primary {
             self.changes.joined(now);
+            self.peer_disk.joined(now);
         }
         self.roles_changed(&old, out);
     }
@@ -505,6 +523,7 @@ impl Control {
         if !self.is_primary() {
             let promote = self.primary_is_lost(now)
                 && (self.is_both() || mutation::on(Mutation::R4StaleCopyPromoted))
+                && (!self.disk_is_bad() || mutation::on(Mutation::BadDiskPromoted))
                 && self.promotes_itself();
             return promote.then_some(Transition::Promote);
         }
@@ -586,6 +605,7 @@ impl Control {
             self.drain_poll(now),
             self.arbiter.witness_lost_at(),
             self.wanted.map(|wanted| wanted.until),
+            Some(self.peer_disk.until()).filter(|&until| until != Time::FOREVER),
             watch,
             start_wait,
         ]

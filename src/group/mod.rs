@@ -6,10 +6,13 @@ mod api;
 mod attempts;
 mod change;
 mod control;
+mod cut;
 mod disks;
 mod gate;
 mod liveness;
 mod overriding;
+mod probe;
+mod runs;
 mod session;
 mod view;
 
@@ -21,6 +24,9 @@ pub use api::{
 };
 pub use control::Control;
 pub use liveness::Liveness;
+pub use probe::{Probe, Probed, Trouble};
 
 #[cfg(test)]
 mod rig_tests;
+#[cfg(test)]
+mod session_tests;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::arbitration::{
-    Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Quorum, Side, Timers, Voter,
-    VoterRecord, WitnessAction, WitnessCore,
+    Body, Caller, Config, Connection, GroupId, InSync, Incarnation, Message, Mode, Quorum, Side, Timers,
+    Voter, VoterRecord, WitnessAction, WitnessCore,
 };
 use crate::block::{Extent, Op, Outcome, Request as BlockRequest, StoreResult};
 use crate::mirror::{Context, DirtyMap, Geometry, LaneId, Limits, Volume, VolumeAction, VolumeId};
@@ -391,6 +391,16 @@ impl Rig {
         }
     }
 
+    /// The lanes are lost, and made anew; the control connection stays.
+    #[cfg(feature = "testing")]
+    pub fn break_lanes(&mut self) {
+        for event in [Event::LaneLost(LaneId(0)), Event::LaneUp(LaneId(0))] {
+            for at in 0..2 {
+                self.event(at, event.clone());
+            }
+        }
+    }
+
     pub fn break_witness(&mut self, at: usize) {
         if self.arrays[at].witness.take().is_some() {
             self.event(at, Event::WitnessDown);
@@ -511,7 +521,7 @@ impl Rig {
                 if self.witness_up && !self.cut[from + 1] {
                     let side = [Side::A, Side::B][from];
                     let mut out = Vec::new();
-                    self.witness.receive(side, connection, &[message], self.clock(), &mut out);
+                    self.witness.receive(&Caller::of(side), connection, &[message], self.clock(), &mut out);
                     self.witness_actions(out);
                 }
             }
@@ -622,5 +632,6 @@ fn in_sync() -> Rig {
     rig
 }
 
+mod disks;
 mod operators;
 mod scenarios;

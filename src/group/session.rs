@@ -9,14 +9,14 @@ use crate::mirror::{Context, LaneId, RegionRun, SessionId, VolumeId};
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Now, Time};
 
-use super::api::{Action, Decline, LogEntry, Members, RUNS_MAX, Refused, SessionEnd, SessionMessage};
+use super::api::{Action, Decline, LogEntry, Members, Refused, SessionEnd, SessionMessage};
 use super::control::Control;
+use super::runs::{ANSWER_RUNS_MAX, bound, parts};
 
-/// Most runs taken of one answer: what every region of a very large volume needs at worst is more
-/// than memory should bear; past it neighbouring runs are merged (copying too much is harmless).
-const ANSWER_RUNS_MAX: usize = 1 << 20;
 /// A hello or join query without an answer is repeated: the secondary may only have been draining.
 const REPEAT: Duration = Duration::from_millis(500);
+/// A secondary whose volumes differ is given the group's state again: it may have had no space to grow.
+const TELL_MEMBERS: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -43,6 +43,8 @@ pub(super) struct Primary {
     pub not_before: Time,
     /// Why the last session asked for was declined.
     pub declined: Option<Decline>,
+    /// When the secondary was last given the group's state because its volumes differ.
+    told_members: Option<Time>,
     /// When the join query was last sent.
     pub queried: Option<Time>,
     /// The secondary is ready for the join in this session.
@@ -91,10 +93,12 @@ struct Hello {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Secondary {
     hello: Option<Hello>,
-    /// A join query that is not answered yet: its session, and the group state asked for.
-    query: Option<(SessionId, u64)>,
     /// The session whose frames are taken.
     pub accepted: Option<SessionId>,
+    /// The copy held all that the primary held in it.
+    pub equal: Option<SessionId>,
+    /// A join query that waits until that is noted down: session, group state.
+    query: Option<(SessionId, u64)>,
     /// The other array said that it serves in this tenure.
     pub peer_serves: Option<Tenure>,
 }
@@ -103,6 +107,17 @@ impl Secondary {
     /// The link, or the tenure, is over.
     pub fn forget(&mut self) {
         *self = Self { peer_serves: self.peer_serves, ..Self::default() };
+    }
+
+    /// The copy held all that the primary held in the session in force.
+    pub fn is_equal(&self) -> bool {
+        self.equal.is_some() && self.equal == self.accepted
+    }
+
+    /// The join query that waits, of the session in force.
+    pub fn take_query(&mut self) -> Option<(SessionId, u64)> {
+        let accepted = self.accepted;
+        self.query.take().filter(|(session, _)| accepted == Some(*session))
     }
 }
 
@@ -139,7 +154,6 @@ impl Control {
     /// Opens what is wanted, watches what is open, answers hellos.
     pub(super) fn sessions(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         self.answer_hello(now, members, out);
-        self.answer_query(members, out);
         if !self.settled() && self.primary.is_up() && self.stays_in_office() {
             return; // a join or re-enrol on its way to the disk: the session lives on
         }
@@ -207,6 +221,11 @@ impl Control {
         self.primary.ready = false;
         let cx = Context { now, lane: None };
         if let State::Up { id } = state {
+            // Nothing is sent any more, on any volume, before something is answered alone on one of them: else the
+            // other copy may get a later write than the first it lacks (rule 11).
+            if !mutation::on(Mutation::R11SessionEndsByVolume) {
+                members.each(&mut |_, volume, _| volume.mute_session());
+            }
             let mut first = true;
             members.each(&mut |_, volume, out| {
                 if core::mem::take(&mut first) || !mutation::on(Mutation::R11VolumesStopApart) {
@@ -269,6 +288,16 @@ impl Control {
                     if self.primary.declined != Some(why) {
                         self.log(LogEntry::SessionDeclined { why }, out);
                     }
+                    // A copy there that is smaller follows this one's growth by the group's state, and by nothing
+                    // else: no session comes before.
+                    let told = &mut self.primary.told_members;
+                    if why == Decline::Members
+                        && told.is_none_or(|at| now.grantor >= at + TELL_MEMBERS)
+                        && !mutation::on(Mutation::SmallerCopyStays)
+                    {
+                        *told = Some(now.grantor);
+                        out.push(Action::SendGroupState);
+                    }
                     self.primary.declined = Some(why);
                     self.end_session(SessionEnd::PeerRefused, now, members, out);
                     self.primary.not_before = now.grantor + REPEAT;
@@ -277,7 +306,10 @@ impl Control {
             SessionMessage::JoinQuery { session, group_state } => {
                 if self.secondary.accepted == Some(session) {
                     self.secondary.query = Some((session, group_state));
-                    self.answer_query(members, out);
+                    if self.is_behind() && self.secondary.equal != Some(session) {
+                        self.secondary.equal = Some(session);
+                        self.arbiter.end_cut(&mut self.pending);
+                    }
                 }
             }
             SessionMessage::JoinReady { session, group_state } => {
@@ -297,48 +329,13 @@ impl Control {
                 }
             }
             SessionMessage::WitnessLost(lost) => self.peer_lost_witness = lost,
+            SessionMessage::DiskBad(bad) => self.peer_disk_is(bad, now, out),
             SessionMessage::Request { number, request } => self.requested(number, request, now, out),
             SessionMessage::Reply { number, result } => self.replied(number, result, out),
         }
     }
 
     // As secondary.
-
-    /// The images of the copies as they were go, for good, before the copies may count as in sync: none
-    /// goes before all are superseded.
-    fn images_are_gone(members: &mut dyn Members) -> bool {
-        let mut superseded = true;
-        if !mutation::on(Mutation::BeforeGoneApart) {
-            members.each(&mut |_, volume, _| superseded &= volume.supersede_image());
-        }
-        if !superseded {
-            return false;
-        }
-        let mut released = true;
-        members.each(&mut |_, volume, _| released &= volume.release_image());
-        released
-    }
-
-    /// Is this array ready to be joined?
-    fn answer_query(&mut self, members: &mut dyn Members, out: &mut Vec<Action>) {
-        let Some((session, group_state)) = self.secondary.query else { return };
-        if self.secondary.accepted != Some(session) {
-            self.secondary.query = None;
-            return;
-        }
-        if !Self::images_are_gone(members) {
-            return; // a Poke follows
-        }
-        self.secondary.query = None;
-        if !self.sum.map_pending && self.group_state >= group_state {
-            let group_state = self.group_state;
-            self.tell(SessionMessage::JoinReady { session, group_state }, out);
-        } else if self.group_state < group_state {
-            // Not ready: with its own number, so that the primary sends what is missing.
-            let group_state = self.group_state;
-            self.tell(SessionMessage::JoinReady { session, group_state }, out);
-        }
-    }
 
     fn answer_hello(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         let Some(hello) = &self.secondary.hello else { return };
@@ -351,6 +348,10 @@ impl Control {
         if !self.settled() || hello.epoch > self.applied.epoch.0 {
             return;
         }
+        // What comes in the new session is kept, of the cut that the register will then tell.
+        if !self.cut_is_applied() && !mutation::on(Mutation::BeforeCutNotAwaited) {
+            return;
+        }
         let session = hello.session;
         if self.is_primary() || hello.tenure != self.applied.tenure() {
             self.secondary.hello = None;
@@ -359,6 +360,10 @@ impl Control {
         if self.is_diverged() {
             self.secondary.hello = None;
             return self.tell(SessionMessage::Decline { session, why: Decline::Diverged }, out);
+        }
+        if self.disk_is_bad() {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::DiskBad }, out);
         }
         let mut mine = Vec::new();
         members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));
@@ -376,14 +381,12 @@ impl Control {
         }
         let tenure = hello.tenure;
         let cx = Context { now, lane: None };
-        let mut outdated = false;
-        members.each(&mut |_, volume, _| outdated |= volume.is_image_outdated());
-        let held = self.secondary.accepted != Some(session) && !mutation::on(Mutation::BeforeSessionNotHeld);
-        if outdated && held && !Self::images_are_gone(members) {
-            return; // a Poke follows
-        }
         let mut drained = true;
         members.each(&mut |_, volume, out| drained &= volume.accept_session(tenure, session, cx, out));
+        if self.secondary.accepted != Some(session) {
+            self.secondary.equal = None;
+            self.secondary.query = None;
+        }
         self.secondary.accepted = Some(session);
         if !drained {
             return; // rule 5: a Poke follows when the older I/O is over
@@ -400,11 +403,9 @@ impl Control {
         members.each(&mut |volume, core, _| {
             let mut runs = Vec::new();
             core.dirty_runs(&mut runs);
-            for chunk in runs.chunks(RUNS_MAX) {
-                answers.push((volume, chunk.to_vec()));
-            }
+            answers.push((volume, runs));
         });
-        for (volume, runs) in answers {
+        for (volume, runs) in parts(answers, ANSWER_RUNS_MAX) {
             self.tell(SessionMessage::Answer { session, volume: Some(volume), runs, last: false }, out);
         }
         self.tell(SessionMessage::Answer { session, volume: None, runs: Vec::new(), last: true }, out);
@@ -430,7 +431,7 @@ impl Control {
         if let Some(volume) = volume {
             let known = dirty.entry(volume).or_default();
             known.extend(runs);
-            bound(known);
+            bound(known, ANSWER_RUNS_MAX);
         }
         if !last || !self.wants_session(now) || self.lanes.is_empty() {
             return;
@@ -442,6 +443,8 @@ impl Control {
         };
         self.primary.missing_since = None;
         self.primary.declined = None;
+        self.peer_disk.tried();
+        self.primary.told_members = None;
         let cx = Context { now, lane: None };
         let lanes = &self.lanes;
         members.each(&mut |volume, core, out| {
@@ -469,20 +472,5 @@ impl Control {
         for ticket in self.changes.forget_requests() {
             out.push(Action::Outcome { ticket, result: Err(Refused::PeerUnreachable) });
         }
-    }
-}
-
-/// Merges neighbours until the list is short enough.
-fn bound(runs: &mut Vec<RegionRun>) {
-    while runs.len() > ANSWER_RUNS_MAX {
-        let merged: Vec<RegionRun> = runs
-            .chunks(2)
-            .filter_map(|pair| {
-                let (first, last) = (pair.first()?, pair.last()?);
-                let end = last.first.saturating_add(last.count);
-                Some(RegionRun { first: first.first, count: end.saturating_sub(first.first) })
-            })
-            .collect();
-        *runs = merged;
     }
 }

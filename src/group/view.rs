@@ -5,6 +5,7 @@ use crate::time::Now;
 
 use super::api::{Action, GroupState, LogEntry, PathState, PathView, Reason, Role, SyncStatus};
 use super::control::Control;
+use super::probe::Trouble;
 
 impl Control {
     /// Reports the view when it has changed.
@@ -55,6 +56,7 @@ impl Control {
             witness_heard: self.arbiter.witness_heard(now),
             link_up: self.link.is_some(),
             declined: self.primary.declined.filter(|_| primary),
+            kept_out: self.peer_disk.keeps_out(now).filter(|_| primary && !self.is_both()),
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }
@@ -141,6 +143,9 @@ impl Control {
         if self.is_diverged() {
             return Some(Reason::Diverged);
         }
+        if self.arbiter.is_told_removed() && self.secondary.accepted.is_none() {
+            return Some(Reason::RemovedElsewhere);
+        }
         if self.is_primary() {
             return Some(if self.stalled {
                 Reason::DataDirHangs
@@ -161,8 +166,11 @@ impl Control {
         let stale = self.applied.in_sync == InSync::Primary;
         Some(if self.stalled {
             Reason::DataDirHangs
-        } else if self.disks.hang {
-            Reason::DiskHangs
+        } else if let Some(trouble) = self.disks.trouble() {
+            match trouble {
+                Trouble::Hangs => Reason::DiskHangs,
+                Trouble::Fails => Reason::DiskFails,
+            }
         } else if stale {
             Reason::StaleSecondary
         } else if !self.primary_is_lost(now) {

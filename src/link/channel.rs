@@ -2,16 +2,18 @@
 //! tells its owner when it is up, what came in, and when it is down; it decides nothing else.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::arbitration::{Connection, Timers};
 use crate::group::Liveness;
 use crate::sys::clock;
 use crate::time::Time;
+use crate::tls::Shown;
 use crate::wire::{self, Frame, Hello};
 
 use super::stream::Stream;
@@ -33,14 +35,19 @@ pub enum Event {
     Down { connection: Connection },
 }
 
-/// The sending end; cheap to clone. Frames for a connection that is gone are dropped.
+/// The sending end; cheap to clone. Frames for a connection that is gone are dropped; one that finds the queue full
+/// ends the connection, for what comes after a lost frame may mean something else without it.
 #[derive(Clone, Debug)]
-pub struct Sender(mpsc::Sender<Frame>);
+pub struct Sender {
+    queue: mpsc::Sender<Frame>,
+    full: Arc<Notify>,
+}
 
 impl Sender {
     pub fn send(&self, frame: Frame) {
-        // Full: the other end has taken nothing for thousands of frames, and liveness will say so.
-        let _ = self.0.try_send(frame);
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(frame) {
+            self.full.notify_one();
+        }
     }
 }
 
@@ -78,7 +85,7 @@ impl Framed {
     pub async fn hello(&mut self) -> io::Result<Hello> {
         let read = async {
             loop {
-                if let Some((frame, length)) = wire::decode(&self.received).map_err(io::Error::other)? {
+                if let Some((frame, length)) = wire::decode_first(&self.received).map_err(io::Error::other)? {
                     self.received.drain(..length);
                     return io::Result::Ok(frame);
                 }
@@ -147,9 +154,11 @@ pub async fn run(
     events: mpsc::UnboundedSender<Event>,
 ) -> io::Error {
     let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
-    let sender = Sender(queue);
+    let full = Arc::new(Notify::new());
+    let sender = Sender { queue, full: Arc::clone(&full) };
     // The owner is gone only while the process ends.
     let _ = events.send(Event::Up { connection, hello, sender: sender.clone() });
+    let shown = framed.stream.shown().cloned();
     let (read, write) = tokio::io::split(framed.stream);
     let liveness = Liveness::new(timers.heartbeat, timers.link_timeout, clock::now().grantor);
     let (pongs, heard) = mpsc::unbounded_channel();
@@ -157,6 +166,8 @@ pub async fn run(
         error = receive(read, framed.received, connection, &sender, &pongs, &events) => error,
         error = transmit(write, outgoing) => error,
         error = beat(liveness, &sender, heard) => error,
+        error = distrust(shown) => error,
+        () = full.notified() => io::Error::other("more was to be sent than the other end takes"),
     };
     let _ = events.send(Event::Down { connection });
     error
@@ -225,6 +236,13 @@ async fn transmit(mut write: WriteHalf<Stream>, mut outgoing: mpsc::Receiver<Fra
     io::ErrorKind::BrokenPipe.into()
 }
 
+/// Ends when the other end's certificate is believed no more. Lanes end with their control connection.
+async fn distrust(shown: Option<Shown>) -> io::Error {
+    let Some(shown) = shown else { return std::future::pending().await };
+    shown.is_over().await;
+    io::Error::other(format!("the certificate of {} is believed here no more", shown.site))
+}
+
 /// Sends pings, and ends when too long none was answered.
 async fn beat(mut liveness: Liveness, sender: &Sender, mut heard: mpsc::UnboundedReceiver<u64>) -> io::Error {
     loop {
@@ -252,4 +270,24 @@ pub fn instant(time: Time) -> Instant {
     // No timer of this program is longer; "no end" becomes an hour.
     let wait = time.since(now).min(Duration::from_secs(3600));
     Instant::now() + wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_finds_the_queue_full_is_not_lost_in_silence() {
+        let (queue, _outgoing) = mpsc::channel(1);
+        let sender = Sender { queue, full: Arc::new(Notify::new()) };
+        sender.send(Frame::Ping(1));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ends = || {
+            runtime
+                .block_on(async { timeout(Duration::from_millis(20), sender.full.notified()).await.is_ok() })
+        };
+        assert!(!ends(), "there was room");
+        sender.send(Frame::Ping(2));
+        assert!(ends());
+    }
 }

@@ -40,10 +40,12 @@ pub enum LaneEvent {
     Down(LaneConnection),
 }
 
-/// Serves a lane on the calling data thread until it breaks. The hellos were exchanged before.
+/// Serves a lane on the calling data thread until it breaks. The hellos were exchanged before; the peer
+/// speaks the lane format up to `version`.
 pub async fn serve(
     carried: Carried,
     connection: LaneConnection,
+    version: u8,
     board: Arc<Board>,
     volumes: Volumes,
     events: mpsc::UnboundedSender<LaneEvent>,
@@ -61,20 +63,23 @@ pub async fn serve(
         }
     };
     match tls {
-        None => serve_on(&stream, connection, board, volumes, events).await,
-        Some(tls) => serve_on(&Secured::new(stream, tls), connection, board, volumes, events).await,
+        None => serve_on(&stream, connection, version, board, volumes, events).await,
+        Some(tls) => {
+            serve_on(&Secured::new(stream, tls), connection, version, board, volumes, events).await;
+        }
     }
 }
 
 async fn serve_on(
     stream: &impl Carrier,
     connection: LaneConnection,
+    version: u8,
     board: Arc<Board>,
     volumes: Volumes,
     events: mpsc::UnboundedSender<LaneEvent>,
 ) {
     let Some(thread) = DataThread::current() else { return };
-    let out = Rc::new(LaneOut::default());
+    let out = Rc::new(LaneOut::new(version));
     thread.adopt_lane(connection.lane, Rc::clone(&out));
     let _ = events.send(LaneEvent::Up(connection));
     let alive = Watch::new(board, connection.lane);
@@ -162,6 +167,25 @@ impl Batch {
                             self.given += 1;
                         }
                         Err(error) => tracing::error!(%error, "blocks cannot be given"),
+                    }
+                }
+                LaneFrame::AskSums { group, volume, header } => {
+                    match frame::encode_ask_sums(group, volume, &header) {
+                        Ok(encoded) => {
+                            headers.extend_from_slice(&encoded);
+                            self.payloads.push(Buffer::empty());
+                        }
+                        Err(error) => tracing::error!(%error, "digests cannot be asked for"),
+                    }
+                }
+                LaneFrame::Sums { group, volume, header, data } => {
+                    match frame::encode_sums(group, volume, &header, data.as_slice()) {
+                        Ok(encoded) => {
+                            headers.extend_from_slice(&encoded);
+                            self.payloads.push(data);
+                            self.given += 1;
+                        }
+                        Err(error) => tracing::error!(%error, "digests cannot be given"),
                     }
                 }
                 LaneFrame::Data { group, volume, header, data } => {
@@ -269,7 +293,18 @@ impl<C: Carrier> Receiver<'_, C> {
     fn deliver(&self, what: Announced, payload: Buffer, lane: LaneId, volumes: &Volumes) -> io::Result<()> {
         match what {
             Announced::Data { group, volume, header } => {
-                take(group, volume, header, payload, lane, volumes);
+                take(group, volume, header, Question::Data(payload), lane, volumes);
+                Ok(())
+            }
+            Announced::AskSums { group, volume, header } => {
+                take(group, volume, header, Question::Sums, lane, volumes);
+                Ok(())
+            }
+            Announced::Sums { group, volume, header } => {
+                self.alive.answered(1);
+                if let Some(volume) = volumes.load().get(&volume).filter(|v| v.group() == Some(group)) {
+                    volume.sums_given(header, frame::sums(payload.as_slice()));
+                }
                 Ok(())
             }
             Announced::Given { group, volume, header } => {
@@ -306,9 +341,27 @@ async fn read_payload(
     Ok(payload)
 }
 
-fn take(group: GroupId, id: VolumeId, header: FrameHeader, payload: Buffer, lane: LaneId, volumes: &Volumes) {
+/// What a frame wants of a volume.
+enum Question {
+    /// What its header says, with this payload.
+    Data(Buffer),
+    /// The digests of its extent.
+    Sums,
+}
+
+fn take(
+    group: GroupId,
+    id: VolumeId,
+    header: FrameHeader,
+    question: Question,
+    lane: LaneId,
+    volumes: &Volumes,
+) {
     match volumes.load().get(&id).filter(|volume| volume.group() == Some(group)) {
-        Some(volume) => volume.receive(lane, header, payload),
+        Some(volume) => match question {
+            Question::Data(payload) => volume.receive(lane, header, payload),
+            Question::Sums => volume.receive_question(lane, header),
+        },
         None => {
             // Not a member here (any more): refused, which ends the peer's session.
             let FrameHeader { session, sequence, .. } = header;

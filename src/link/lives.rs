@@ -24,3 +24,14 @@ pub async fn admit(lives: &Arc<Mutex<Lives>>, hello: &Hello) -> Result<(), Frame
         Err(error) => Err(Frame::Refused(error.to_string())),
     }
 }
+
+/// The array that said `hello` is older now: noted down, in the background. What cannot be noted is said, and
+/// heard again with the next age.
+pub fn note(lives: &Arc<Mutex<Lives>>, hello: &Hello, age: u64) {
+    let (lives, hello) = (Arc::clone(lives), Hello { life: age, ..hello.clone() });
+    tokio::spawn(async move {
+        if let Err(Frame::Refused(why) | Frame::Restored(why)) = admit(&lives, &hello).await {
+            tracing::warn!(array = hello.name, why, "an age is not noted down");
+        }
+    });
+}

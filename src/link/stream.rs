@@ -16,14 +16,14 @@ use super::channel::USER_TIMEOUT;
 use super::dial::{ATTEMPT, dial};
 use super::secured::Carried;
 use crate::sys::socket;
-use crate::tls::{Role, Site, Tls};
+use crate::tls::{Role, Shown, Site, Tls};
 use crate::wire;
 
 /// A connection that is up, both ways.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
-    Secured(Box<TlsStream<TcpStream>>, Site),
+    Secured(Box<TlsStream<TcpStream>>, Shown),
 }
 
 impl Stream {
@@ -36,8 +36,8 @@ impl Stream {
             let stream = dial(to, None).await?;
             socket::user_timeout(&stream, USER_TIMEOUT)?;
             let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
-            let (stream, site) = tls.connect(stream).await?;
-            Ok(Self::Secured(Box::new(stream), site))
+            let (stream, shown) = tls.connect(stream).await?;
+            Ok(Self::Secured(Box::new(stream), shown))
         };
         timeout(ATTEMPT, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
@@ -51,8 +51,16 @@ impl Stream {
         socket::no_delay(&stream)?;
         socket::user_timeout(&stream, USER_TIMEOUT)?;
         let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
-        let (stream, site) = tls.accept(stream).await?;
-        Ok(Self::Secured(Box::new(stream), site))
+        let (stream, shown) = tls.accept(stream).await?;
+        Ok(Self::Secured(Box::new(stream), shown))
+    }
+
+    /// Whose certificate was shown.
+    pub const fn shown(&self) -> Option<&Shown> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secured(_, shown) => Some(shown),
+        }
     }
 
     /// Does what a hello claims agree with the certificate that was shown?
@@ -66,6 +74,7 @@ impl Stream {
             wire::Role::Witness(_) => Role::Witness,
         };
         let claimed = Site { role, name: hello.name.clone() };
+        let shown = &shown.site;
         if claimed == *shown {
             return Ok(());
         }

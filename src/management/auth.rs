@@ -12,6 +12,8 @@ use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
 use thiserror::Error;
 
+use crate::mutation::{self, Mutation};
+
 /// Sessions kept; the one unused for longest goes first. Clients of the real array leak sessions.
 const SESSIONS_MAX: usize = 512;
 /// A session unused for so long is over (as on the real array).
@@ -74,8 +76,13 @@ pub fn set_user(path: &Path, name: &str, password: &str) -> Result<(), UsersErro
     for (name, hash) in users {
         writeln!(file, "{name}:{hash}").map_err(failed)?;
     }
-    file.sync_all().map_err(failed)?;
+    if !mutation::on(Mutation::UsersNotFlushed) {
+        file.sync_all().map_err(failed)?;
+    }
     fs::rename(&new, path).map_err(failed)?;
+    if mutation::on(Mutation::UsersNameNotSynced) {
+        return Ok(());
+    }
     crate::sys::directory::sync_of(path).map_err(failed)
 }
 
@@ -165,6 +172,28 @@ mod tests {
         auth.logout(&key);
         assert!(!auth.knows(&key));
         assert!(!fs::read_to_string(&path).unwrap().contains("secret"));
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_password_is_kept_over_a_power_failure() {
+        use crate::sys::mounted_tests::{mounted, power_failure};
+
+        let test = "management::auth::tests::a_password_is_kept_over_a_power_failure";
+        let Some(at) = mounted(test, &["xfs"]) else { return };
+        let path = at.join("users");
+        let kept = |broken, password| {
+            mutation::set(broken);
+            set_user(&path, "admin", password).unwrap();
+            mutation::set(None);
+            power_failure(&at);
+            let auth = Auth::new(path.clone(), String::new());
+            auth.is_ok_and(|auth| auth.login("admin", password).is_ok_and(|key| key.is_some()))
+        };
+        assert!(kept(None, "one"));
+        assert!(!kept(Some(Mutation::UsersNameNotSynced), "two"));
+        // Without its content, the new name is that of an empty file.
+        assert!(!kept(Some(Mutation::UsersNotFlushed), "three"));
     }
 
     #[test]

@@ -117,7 +117,9 @@ impl From<CommandError> for ApiError {
             // WSAPI refuses these with 403 (RCOPY_*); their numbers are not public, 13 is the
             // general one.
             CommandError::Group(_)
+            | CommandError::Verify(_)
             | CommandError::InSync(_)
+            | CommandError::NotServing(_)
             | CommandError::NotPrimary(_)
             | CommandError::PeerUnreachable
             | CommandError::PrimaryUnreachable(_)

@@ -69,17 +69,20 @@ const fn state_name(state: GroupState) -> &'static str {
     }
 }
 
-const fn sync_name(sync: SyncStatus) -> &'static str {
-    match sync {
+const fn sync_name(view: &PathView) -> &'static str {
+    match view.sync {
         SyncStatus::Synced => "Synced",
         SyncStatus::Syncing { .. } => "Syncing",
+        SyncStatus::NotSynced if matches!(view.state, GroupState::Stopped) => "Stopped",
         SyncStatus::NotSynced => "NotSynced",
     }
 }
 
-/// WSAPI publishes 3 for synced; the others are this array's own.
-const fn sync_number(sync: SyncStatus) -> u32 {
-    match sync {
+/// WSAPI publishes 3 for synced; the others are this array's own, of a stopped group that of its state.
+const fn sync_number(view: Option<&PathView>) -> u32 {
+    let Some(view) = view else { return 1 };
+    match view.sync {
+        SyncStatus::NotSynced if matches!(view.state, GroupState::Stopped) => 5,
         SyncStatus::NotSynced => 1,
         SyncStatus::Syncing { .. } => 2,
         SyncStatus::Synced => 3,
@@ -87,7 +90,6 @@ const fn sync_number(sync: SyncStatus) -> u32 {
 }
 
 fn volumes_json(objects: &Objects, group: &Group, view: Option<&PathView>) -> Vec<Json> {
-    let sync = view.map_or(SyncStatus::NotSynced, |view| view.sync);
     group
         .members
         .iter()
@@ -99,7 +101,7 @@ fn volumes_json(objects: &Objects, group: &Group, view: Option<&PathView>) -> Ve
                 "remoteVolumes": [{
                     "targetName": group.target,
                     "remoteVolumeName": member.remote_name,
-                    "syncStatus": sync_number(sync),
+                    "syncStatus": sync_number(view),
                 }],
             })
         })
@@ -110,23 +112,28 @@ fn group_json(api: &Api, objects: &Objects, group: &Group) -> Json {
     let view = api.handle.view(group.group_id());
     let view = view.as_ref();
     let primary = view.is_some_and(|view| view.role == Role::Primary);
-    let reversed = view.is_some_and(|view| view.reversed);
     json!({
         "id": group.id,
         "name": group.name,
         "uuid": group.uuid.to_string(),
         "role": if primary { 1 } else { 2 },
         "remoteGroupName": remote_name(api, group),
-        "targets": [{
-            "targetName": group.target, "target": group.target, "mode": 1, "state": state(view),
-            "roleReversed": reversed,
-            "policies": {
-                "autoRecover": group.policies.auto_recover, "overPeriodAlert": group.policies.over_period_alert,
-                "autoFailover": group.policies.auto_failover, "pathManagement": group.policies.path_management,
-                "multiTargetPeerPersistence": false,
-            },
-        }],
+        "targets": [group_target_json(group, view)],
         "volumes": volumes_json(objects, group, view),
+    })
+}
+
+/// The group's one target.
+pub fn group_target_json(group: &Group, view: Option<&PathView>) -> Json {
+    let policies = group.policies;
+    json!({
+        "targetName": group.target, "target": group.target, "mode": 1, "state": state(view),
+        "roleReversed": view.is_some_and(|view| view.reversed),
+        "policies": {
+            "autoRecover": policies.auto_recover, "overPeriodAlert": policies.over_period_alert,
+            "autoFailover": policies.auto_failover, "pathManagement": policies.path_management,
+            "autoSynchronize": policies.auto_synchronize, "multiTargetPeerPersistence": false,
+        },
     })
 }
 
@@ -139,7 +146,7 @@ fn remote_name(api: &Api, group: &Group) -> String {
 }
 
 /// The group an operator means: by its name here, or by its name at the other array.
-fn find(api: &Api, objects: &Objects, name: &str) -> Result<Group, ApiError> {
+pub fn find(api: &Api, objects: &Objects, name: &str) -> Result<Group, ApiError> {
     let by_name = objects.group_named(name);
     by_name
         .or_else(|| objects.groups().find(|group| remote_name(api, group) == name))
@@ -228,10 +235,10 @@ async fn dismiss(
 }
 
 fn bad_action() -> ApiError {
-    ApiError::new(400, 46, "this group takes no such action (1 admit, 2 dismiss, 3 start, 4 stop by PUT; 6 reverse, 7 failover, 8 switchover, 9 recover, 10 restore, 11 override by POST)").about("action")
+    ApiError::new(400, 46, "this group takes no such action (1 admit, 2 dismiss, 3 start, 4 stop, 5 synchronize by PUT; 6 reverse, 7 failover, 8 switchover, 9 recover, 10 restore, 11 override by POST)").about("action")
 }
 
-/// PUT: 1 admit, 2 dismiss, 3 start, 4 stop; without an action, policies.
+/// PUT: 1 admit, 2 dismiss, 3 start, 4 stop, 5 synchronize; without an action, policies.
 async fn modify(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -249,6 +256,13 @@ async fn modify(
         }
         Some(Some(3)) => api.handle.set_started(&group.name, true).await?,
         Some(Some(4)) => api.handle.set_started(&group.name, false).await?,
+        // What is behind in a started group is being copied: nothing is to be asked for.
+        Some(Some(5)) if group.started => {}
+        Some(Some(5)) => {
+            let desc =
+                format!("remote copy group {} is stopped; start it, and it is synchronized", group.name);
+            return Err(ApiError::new(403, 13, desc));
+        }
         Some(_) => return Err(bad_action()),
     }
     Ok(StatusCode::OK)
@@ -265,7 +279,10 @@ async fn set_policies(api: &Api, group: &Group, members: &Members) -> Result<(),
     Ok(api.handle.set_policies(&group.name, policies).await?)
 }
 
-fn apply_policies(policies: &mut crate::store::objects::Policies, given: &Members) -> Result<(), ApiError> {
+pub fn apply_policies(
+    policies: &mut crate::store::objects::Policies,
+    given: &Members,
+) -> Result<(), ApiError> {
     for (name, policy) in [
         ("autoRecover", &mut policies.auto_recover),
         ("overPeriodAlert", &mut policies.over_period_alert),
@@ -427,8 +444,11 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     let kept = open.as_ref().and_then(crate::volume::Volume::kept_image);
                     Some(json!({
                         "localVolume": volume.name, "id": volume.id, "remoteVolume": member.remote_name,
-                        "mixture": open.is_some_and(|volume| volume.is_mixture()),
-                        "kept": kept.map(|kept| json!({ "asOf": kept.as_of, "regions": kept.regions })),
+                        "mixture": open.as_ref().is_some_and(crate::volume::Volume::is_mixture),
+                        "verify": open.as_ref().and_then(super::verify::verify_json),
+                        "kept": kept.map(|kept| json!({
+                            "asOf": kept.as_of, "regions": kept.regions, "checkpoint": kept.checkpoint,
+                        })),
                     }))
                 }).collect::<Vec<_>>(),
                 "policies": {
@@ -460,7 +480,7 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ("serves".into(), view.reason.is_none().into()),
                     ("reason".into(), view.reason.map(|reason| reason.to_string()).into()),
                     ("inSync".into(), (view.in_sync == InSync::Both).into()),
-                    ("sync".into(), sync_name(view.sync).into()),
+                    ("sync".into(), sync_name(&view).into()),
                     ("regionsLeft".into(), left.into()),
                     ("epoch".into(), view.epoch.0.into()),
                     (
@@ -475,6 +495,7 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ("sessionUp".into(), view.session_up.into()),
                     ("lineage".into(), view.tenure.lineage.counter.into()),
                     ("declined".into(), view.declined.map(|why| why.to_string()).into()),
+                    ("keptOutSeconds".into(), view.kept_out.map(|delay| delay.as_secs_f64()).into()),
                 ]);
             }
             row

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -16,16 +17,19 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use super::auth::{Auth, UsersError};
-use super::bounds::Bounded;
+use super::bounds::{Bounded, Client};
 use super::error::ApiError;
+use super::guesses::Guesses;
 use super::transport::Https;
-use super::{Json, metrics, objects, remotecopy, token};
+use super::verbs::{self, Verbs};
+use super::{Json, group_targets, metrics, objects, remotecopy, token, verify};
 use crate::array::Handle;
 use crate::config::ArrayConfig;
+use crate::link::refusals::Refusals;
 use crate::tls::{self, Site, TlsError};
 
 /// Largest request body in bytes: the longest that clients send are a host's few initiators. Every
-/// connection may hold one, so this times `bounds::CONNECTIONS_MAX` is what all of them may hold.
+/// connection may hold one, so this times `bounds::CONNECTIONS` is what all of them may hold.
 const BODY_MAX: usize = 256 << 10;
 /// Passwords checked at the same time: each takes 19 MiB of memory and a core for some 50 ms.
 const LOGINS_AT_ONCE: usize = 2;
@@ -49,7 +53,11 @@ pub enum ServeError {
 pub struct Api {
     pub handle: Handle,
     pub auth: Arc<Auth>,
+    pub verbs: Verbs,
     logins: Arc<Semaphore>,
+    guesses: Arc<Mutex<Guesses>>,
+    /// Failed logins, for the log.
+    refusals: Arc<Refusals>,
     loopback: bool,
 }
 
@@ -75,9 +83,12 @@ pub async fn serve(config: &ArrayConfig, handle: Handle) -> Result<tokio::task::
     let local = token::make_token(address, certificate.as_deref()).map_err(ServeError::Token)?;
     let auth = Arc::new(Auth::new(users, local)?);
     let logins = Arc::new(Semaphore::new(LOGINS_AT_ONCE));
-    let api = Api { handle, auth, logins, loopback: address.ip().is_loopback() };
+    let (guesses, refusals) = (Arc::default(), Arc::default());
+    let loopback = address.ip().is_loopback();
+    let api = Api { handle, auth, verbs: Verbs::default(), logins, guesses, refusals, loopback };
     let server = async move {
-        if let Err(error) = axum::serve(Bounded::new(listener, acceptor.map(Https::new)), router(api)).await {
+        let service = router(api).into_make_service_with_connect_info::<Client>();
+        if let Err(error) = axum::serve(Bounded::new(listener, acceptor.map(Https::new)), service).await {
             tracing::error!(%error, "the management API has ended");
         }
     };
@@ -88,6 +99,10 @@ fn router(api: Api) -> Router {
     let inside = Router::new()
         .merge(objects::routes())
         .merge(remotecopy::routes())
+        .merge(group_targets::routes())
+        .merge(verify::routes())
+        .route(&format!("{}/{{number}}", verbs::RESOURCE), get(verbs::answer))
+        .layer(middleware::from_fn_with_state(api.clone(), verbs::to_its_end))
         .layer(middleware::from_fn_with_state(api.clone(), must_have_session));
     Router::new()
         .route("/api", get(version))
@@ -122,12 +137,14 @@ async fn in_wsapi_shape(response: Response) -> Response {
 
 async fn must_have_session(
     State(api): State<Api>,
+    ConnectInfo(client): ConnectInfo<Client>,
     headers: HeaderMap,
     request: Request,
     next: Next,
 ) -> Response {
     let key = headers.get(SESSION_KEY).and_then(|key| key.to_str().ok());
     if key.is_some_and(|key| api.auth.knows(key)) {
+        client.has_proved();
         return next.run(request).await;
     }
     ApiError::new(403, 6, "invalid session key: log in with POST /api/v1/credentials").into_response()
@@ -150,7 +167,11 @@ pub fn object(body: &Bytes) -> Result<serde_json::Map<String, Json>, ApiError> {
     }
 }
 
-async fn login(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError> {
+async fn login(
+    State(api): State<Api>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let members = object(&body)?;
     let text = |name: &str| {
         let member = members.get(name).ok_or_else(|| ApiError::missing(name))?;
@@ -158,16 +179,37 @@ async fn login(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError
     };
     let (user, password) = (text("user")?, text("password")?);
     let auth = Arc::clone(&api.auth);
+    let guesses = || api.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+    let failed = |what: &str| {
+        if let Some(untold) = api.refusals.is_due(client.from, what) {
+            tracing::warn!(from = %client.from, untold, "a login to the management API failed: {what}");
+        }
+    };
+    {
+        let (mut guesses, now) = (guesses(), Instant::now());
+        if let Err(wait) = guesses.may_try(client.from, now) {
+            failed("too many wrong passwords");
+            let wait = wait.as_secs() + 1;
+            let why = format!("too many wrong passwords from this address; try again in {wait} s");
+            return Err(ApiError::new(403, 5, why));
+        }
+        guesses.tries(client.from, now);
+    }
     // Never closed; those who wait are as many as there are connections at most.
     let _turn = api.logins.acquire().await;
     // Hashing takes its time; never on the control thread.
     let key = tokio::task::spawn_blocking(move || auth.login(&user, &password)).await;
     let key = match key {
         Ok(Ok(Some(key))) => key,
-        Ok(Ok(None)) => return Err(ApiError::new(403, 5, "invalid user name or password")),
+        Ok(Ok(None)) => {
+            failed("wrong user name or password");
+            return Err(ApiError::new(403, 5, "invalid user name or password"));
+        }
         Ok(Err(error)) => return Err(ApiError::new(500, 1, error.to_string())),
         Err(_) => return Err(ApiError::new(503, 1, "the array is shutting down")),
     };
+    guesses().right(client.from);
+    client.has_proved();
     let location = format!("/api/v1/credentials/{key}");
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(json!({"key": key}))).into_response())
 }

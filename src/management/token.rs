@@ -29,6 +29,31 @@ pub fn certificate_path(address: SocketAddr) -> PathBuf {
     token_path(address).with_extension("pem")
 }
 
+/// The certificate of an encrypted API of this machine at `address`, if it lies where only this user writes.
+pub fn local_certificate(address: SocketAddr) -> Option<PathBuf> {
+    let path = certificate_path(address);
+    (must_be_own(&directory()).is_ok() && path.exists()).then_some(path)
+}
+
+/// The token for the API at `address`, as the command line finds it.
+///
+/// # Errors
+/// None there; a directory of somebody else's, who would learn what is said to a false array.
+pub fn read_token(address: SocketAddr) -> io::Result<String> {
+    must_be_own(&directory())?;
+    fs::read_to_string(token_path(address))
+}
+
+/// In a directory of somebody else's a file could be exchanged.
+fn must_be_own(directory: &Path) -> io::Result<()> {
+    let owner = fs::symlink_metadata(directory)?;
+    if !owner.is_dir() || owner.uid() != nix::unistd::geteuid().as_raw() {
+        let problem = format!("{} belongs to another user; remove it", directory.display());
+        return Err(io::Error::other(problem));
+    }
+    Ok(())
+}
+
 /// Draws a token and writes it for the command line.
 ///
 /// Beside it lies the certificate, as PEM, where the API shows one.
@@ -42,12 +67,7 @@ pub fn make_token(address: SocketAddr, certificate: Option<&str>) -> io::Result<
     let path = token_path(address);
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        // In a directory of somebody else's the file could be exchanged.
-        let owner = fs::symlink_metadata(directory)?;
-        if !owner.is_dir() || owner.uid() != nix::unistd::geteuid().as_raw() {
-            let problem = format!("{} belongs to another user; remove it", directory.display());
-            return Err(io::Error::other(problem));
-        }
+        must_be_own(directory)?;
     }
     match certificate {
         Some(pem) => make(&certificate_path(address), pem)?,
@@ -67,4 +87,23 @@ fn make(path: &Path, text: &str) -> io::Result<()> {
 /// What cannot be removed shows when it is made.
 fn forget(path: &Path) {
     let _ = fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_s_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        must_be_own(directory.path()).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        must_be_own(&link).unwrap_err();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
+            let said = must_be_own(directory.path()).unwrap_err().to_string();
+            assert!(said.contains("belongs to another user"), "{said}");
+        }
+    }
 }

@@ -175,6 +175,8 @@ pub enum CopyKind {
     /// In-doubt region after this primary's restart or after a write that failed on one copy
     /// (rules 15, 17): nothing touches it until both copies are equal.
     Recover,
+    /// Both copies in sync are compared.
+    Verify,
 }
 
 /// What the shell must do, in the order given.
@@ -209,6 +211,12 @@ pub enum VolumeAction {
     /// (`FrameHeader::copy_frame`; holes as `Unmap`), then call `copy_sent` with their number.
     /// The peer's answers come through `mirror_acked` like all others, in any order with it.
     Copy { copy: CopyId, kind: CopyKind, lane: LaneId, header: FrameHeader },
+    /// Verify: make the digests of the header's extent of this copy, then `summed`; and ask the peer for
+    /// its digests on `lane`, which come back through `sums_given` (or `mirror_acked`: it cannot).
+    Sum { check: CopyId, lane: LaneId, header: FrameHeader },
+    /// Verify: ask the peer for the header's extent on `lane` (`Op::Read`); its blocks come back through
+    /// `blocks_given` (or `mirror_acked`).
+    AskBlocks { lane: LaneId, header: FrameHeader },
     /// Secondary: write the frame's payload to this copy (stable), then `applied`. `Op::Read`: read
     /// the extent and keep what was read, then `applied`.
     Apply { apply: ApplyId, lane: LaneId, header: FrameHeader },
@@ -259,4 +267,6 @@ pub struct Status {
     pub peer_refused: bool,
     /// This copy's store failed a write (not for want of space) or a read.
     pub store_failed: bool,
+    /// What a frame is about to overwrite cannot be kept (F14).
+    pub unkept: bool,
 }

@@ -34,6 +34,12 @@ enum State {
         sequence: u64,
         at: Time,
     },
+    /// Of a check: nothing is asked of the peer at the moment.
+    Answered,
+    /// Of a check: the shell compares, and may write what cannot be read.
+    Weighing,
+    /// As `Weighing`, and the check is over: its hold stays to the end.
+    Late,
     /// Its session is over; the shell still reads.
     Abandoned,
 }
@@ -101,10 +107,13 @@ impl Copies {
 
     /// Does this copy exclude a command?
     pub fn excludes(&self, slot: u32, writes: bool) -> bool {
-        if mutation::on(Mutation::CopyDoesNotExclude) {
+        let kind = self.at(slot).kind;
+        if mutation::on(Mutation::CopyDoesNotExclude)
+            || (kind == CopyKind::Verify && mutation::on(Mutation::VerifyWithoutHold))
+        {
             return false;
         }
-        writes || self.at(slot).kind == CopyKind::Recover
+        writes || kind == CopyKind::Recover
     }
 
     /// A command that excludes it has left, started at `started`; true when the copy can go on.
@@ -118,15 +127,12 @@ impl Copies {
     }
 
     fn in_progress(&self) -> u32 {
-        let busy =
-            self.slots.iter().filter(|copy| matches!(copy.state, State::Waiting | State::Sending { .. }));
+        let busy = self.slots.iter().filter(|copy| copy.state.holds());
         u32::try_from(busy.count()).unwrap_or(u32::MAX)
     }
 
     fn has(&self, region: u64) -> bool {
-        self.slots
-            .iter()
-            .any(|copy| matches!(copy.state, State::Waiting | State::Sending { .. }) && copy.region == region)
+        self.slots.iter().any(|copy| copy.state.holds() && copy.region == region)
     }
 
     /// Nothing is being copied.
@@ -140,8 +146,8 @@ impl Copies {
     pub fn held(&self) -> impl Iterator<Item = (u32, u64, Option<u32>, u64)> + '_ {
         (0_u32..).zip(&self.slots).filter_map(|(slot, copy)| match copy.state {
             State::Waiting => Some((slot, copy.region, Some(copy.blockers), copy.inserted)),
-            State::Sending { .. } => Some((slot, copy.region, None, copy.inserted)),
             State::Vacant | State::Abandoned => None,
+            _ => Some((slot, copy.region, None, copy.inserted)),
         })
     }
 
@@ -163,6 +169,7 @@ impl Copies {
             if copy.reading {
                 status.store_io += 1;
                 status.oldest_store_io = Volume::oldest(status.oldest_store_io, Some(copy.since));
+                status.store_io_old += u32::from(copy.state == State::Late);
             }
             if let State::Sending { at, .. } = copy.state
                 && !copy.reading
@@ -172,7 +179,7 @@ impl Copies {
         }
     }
 
-    fn take(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<u32> {
         let vacant = self.slots.iter().position(|copy| copy.state == State::Vacant);
         let at = vacant.unwrap_or(self.slots.len());
         let slot = u32::try_from(at).ok().filter(|slot| *slot < Limits::COPIES_MAX)?;
@@ -182,6 +189,94 @@ impl Copies {
         let copy = self.get(slot);
         *copy = Copy { generation: copy.generation.wrapping_add(1), ..VACANT };
         Some(slot)
+    }
+
+    // Checks ([`super::verify`]): one question of the peer after the other.
+
+    /// One more check may begin, with so many under way of at most `checks`.
+    pub fn have_room_for_check(&self, under_way: usize, checks: u32) -> bool {
+        let limit = checks.min(self.allowed) as usize;
+        under_way < limit && self.allowance != Some(0) && self.halted_until.is_none()
+    }
+
+    /// A region cost hosts nothing.
+    pub fn give_back_allowance(&mut self) {
+        if let Some(left) = &mut self.allowance {
+            *left += 1;
+        }
+    }
+
+    /// Nothing is copied any more that the throttle was meant for.
+    pub fn lift_throttle(&mut self) {
+        self.allowance = None;
+    }
+
+    /// The check asks the peer; with `reads` the shell reads this copy meanwhile.
+    pub fn ask(&mut self, slot: u32, lane: LaneId, sequence: u64, reads: bool, now: Time) -> CopyId {
+        let copy = self.get(slot);
+        copy.state = State::Sending { lane, sequence, at: now };
+        copy.reading = reads;
+        copy.since = now;
+        CopyId { slot, generation: copy.generation }
+    }
+
+    /// The check waits for the answer to this question.
+    pub fn awaits(&self, slot: u32, sequence: u64) -> bool {
+        let asked = |copy: &Copy| matches!(copy.state, State::Sending { sequence: of, .. } if of == sequence);
+        self.slots.get(slot as usize).is_some_and(|copy| copy.kind == CopyKind::Verify && asked(copy))
+    }
+
+    pub fn answered(&mut self, slot: u32) {
+        self.get(slot).state = State::Answered;
+    }
+
+    /// The shell has read this copy for the check; its slot, if the check still is one.
+    pub fn own_part_done(&mut self, check: CopyId, now: Time) -> Option<u32> {
+        self.find(check).filter(|copy| copy.reading)?;
+        let copy = self.get(check.slot);
+        copy.reading = false;
+        match &mut copy.state {
+            // The time that counts for the peer begins now: a slow disk here is not its fault.
+            State::Sending { at, .. } => *at = now,
+            State::Answered => {}
+            state => {
+                *state = State::Vacant;
+                return None;
+            }
+        }
+        Some(check.slot)
+    }
+
+    pub fn weigh(&mut self, slot: u32, now: Time) -> CopyId {
+        let copy = self.get(slot);
+        copy.state = State::Weighing;
+        copy.reading = true;
+        copy.since = now;
+        CopyId { slot, generation: copy.generation }
+    }
+
+    /// The check is over; true: its weighing is not, and keeps the hold.
+    pub fn weighs_on(&mut self, slot: u32) -> bool {
+        let copy = self.get(slot);
+        if copy.state == State::Weighing {
+            copy.state = State::Late;
+        }
+        copy.state == State::Late
+    }
+
+    /// The weighing of a check is over, which itself may be (`true`).
+    pub fn weighed(&mut self, check: CopyId) -> Option<(u32, bool)> {
+        self.find(check).filter(|copy| matches!(copy.state, State::Weighing | State::Late))?;
+        let copy = self.get(check.slot);
+        copy.reading = false;
+        Some((check.slot, copy.state == State::Late))
+    }
+}
+
+impl State {
+    /// In the ledger.
+    const fn holds(self) -> bool {
+        !matches!(self, Self::Vacant | Self::Abandoned)
     }
 }
 
@@ -193,7 +288,7 @@ impl Volume {
         self.settle(cx, out);
     }
 
-    /// How many regions a resync may begin to copy until the next call, holes not counted; `None`: as many as go. Recovery
+    /// How many regions a resync may begin to copy, or a verify to compare, until the next call, holes not counted; `None`: as many as go. Recovery
     /// of regions in doubt, which hosts wait for, does not count.
     pub fn allow_copies(&mut self, regions: Option<u32>, cx: Context, out: &mut Vec<VolumeAction>) {
         self.copies.allowance = regions;
@@ -205,8 +300,13 @@ impl Volume {
         self.is_alone() && self.session.is_some() && !self.must_copy.is_empty()
     }
 
-    /// Starts copies while there is room for them; true when one was begun.
+    /// Starts copies and checks while there is room for them; true when one was begun.
     pub(super) fn pump(&mut self, cx: Context, out: &mut Vec<VolumeAction>) -> bool {
+        let copies = self.pump_copies(cx, out);
+        copies | self.pump_checks(cx, out)
+    }
+
+    fn pump_copies(&mut self, cx: Context, out: &mut Vec<VolumeAction>) -> bool {
         if self.must_copy.is_empty() && self.recovering.is_empty() {
             return false;
         }
@@ -238,7 +338,7 @@ impl Volume {
             let mut region = self.recovering.next_from(0);
             while let Some(at) = region {
                 let held_back = hold && self.failed_here.contains(at);
-                if !self.copies.has(at) && !held_back {
+                if !self.copies.has(at) && !held_back && !self.awaits_mark(at) {
                     return Some((at, CopyKind::Recover));
                 }
                 region = self.recovering.next_from(at + 1);
@@ -260,7 +360,7 @@ impl Volume {
         None
     }
 
-    fn begin_copy(
+    pub(super) fn begin_copy(
         &mut self,
         slot: u32,
         region: u64,
@@ -271,9 +371,11 @@ impl Volume {
         let inserted = self.tick_clock();
         if kind == CopyKind::Resync {
             self.copies.cursor = region + 1;
-            if let Some(left) = &mut self.copies.allowance {
-                *left = left.saturating_sub(1);
-            }
+        }
+        if kind != CopyKind::Recover
+            && let Some(left) = &mut self.copies.allowance
+        {
+            *left = left.saturating_sub(1);
         }
         let extent = self.region_extent(region);
         let mut overlaps = core::mem::take(&mut self.overlaps);
@@ -312,7 +414,10 @@ impl Volume {
         if state != State::Waiting || blockers != 0 {
             return;
         }
-        let Some((lane, header)) = self.address_copy(slot, region, cx) else {
+        if kind == CopyKind::Verify {
+            return self.start_check(slot, region, cx, out);
+        }
+        let Some((lane, header)) = self.address_copy(slot, self.region_extent(region), cx) else {
             return self.leave_copy(slot); // no lane is up: begun again when one is
         };
         let copy = self.copies.get(slot);
@@ -373,7 +478,7 @@ impl Volume {
         sequence: u64,
         target: u64,
         result: StoreResult,
-        _cx: Context,
+        cx: Context,
         out: &mut Vec<VolumeAction>,
     ) {
         let slot = u32::try_from(target >> FRAME_BITS).unwrap_or(u32::MAX);
@@ -382,6 +487,9 @@ impl Volume {
         let State::Sending { sequence: first, .. } = copy.state else { return };
         if sequence - frame as u64 != first {
             return;
+        }
+        if copy.kind == CopyKind::Verify {
+            return self.check_failed_there(slot, cx, out);
         }
         if result == StoreResult::Done {
             copy.acked[frame / 64] |= 1 << (frame % 64);
@@ -402,6 +510,7 @@ impl Volume {
         self.recovering.remove(region);
         self.failed_here.remove(region);
         self.must_copy.remove(region);
+        self.region_is_equal(region);
         // A region in recent use stays marked: its turn comes with its age.
         if !self.active.contains(region) {
             self.retire(region);
@@ -415,7 +524,7 @@ impl Volume {
     }
 
     /// Leaves the ledger; commands that waited for it become ready.
-    fn leave_copy(&mut self, slot: u32) {
+    pub(super) fn leave_copy(&mut self, slot: u32) {
         let copy = self.copies.get(slot);
         let (region, waiters) = (copy.region, copy.waiters);
         copy.state = if copy.reading { State::Abandoned } else { State::Vacant };
@@ -445,7 +554,10 @@ impl Volume {
     pub(super) fn abandon_copies(&mut self) {
         self.copies.halted_until = None;
         for slot in 0..COMMAND_BASE.min(u32::try_from(self.copies.slots.len()).unwrap_or(COMMAND_BASE)) {
-            if matches!(self.copies.at(slot).state, State::Waiting | State::Sending { .. }) {
+            let &Copy { state, kind, .. } = self.copies.at(slot);
+            if state.holds() && kind == CopyKind::Verify {
+                self.give_up_check(slot);
+            } else if state.holds() {
                 self.leave_copy(slot);
             }
         }

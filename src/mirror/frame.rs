@@ -17,6 +17,7 @@ use crate::arbitration::{Epoch, GroupId, Lineage, Side, Tenure};
 use crate::block::{BLOCK, Extent, Op, StoreResult};
 
 use super::api::{FrameHeader, LaneId, SessionId, VolumeId};
+use super::findings::{Sum, pieces};
 
 /// Bytes of every frame's header.
 pub const HEADER_LEN: usize = 128;
@@ -24,8 +25,12 @@ pub const HEADER_LEN: usize = 128;
 pub const PAYLOAD_MAX: u32 = 32 << 20;
 /// Most answers in one frame: as many as a busy lane gathers between two writes.
 pub const ACKS_MAX: usize = 1024;
-/// Version written here, and the oldest reader that understands it.
-pub const VERSION: u8 = 1;
+/// Version written here, and the oldest that is spoken. 2: questions for digests (verify), which are
+/// put only to an array that speaks it; all else a reader of version 1 understands.
+pub const VERSION: u8 = 2;
+pub const OLDEST: u8 = 1;
+/// The first version that knows questions for digests.
+pub const KNOWS_SUMS: u8 = 2;
 const READABLE_FROM: u8 = 1;
 
 const MAGIC: [u8; 4] = *b"tLan";
@@ -41,6 +46,9 @@ const KIND_ACKS: u8 = 3;
 const KIND_ASK: u8 = 4;
 const KIND_HERE: u8 = 5;
 const KIND_GIVEN: u8 = 6;
+const KIND_ASK_SUMS: u8 = 7;
+const KIND_SUMS: u8 = 8;
+const SUM_LEN: usize = size_of::<Sum>();
 
 /// First frame on a lane, from both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +84,10 @@ pub enum Announced {
     Data { group: GroupId, volume: VolumeId, header: FrameHeader },
     /// The blocks that a `Read` asked for, under its own header.
     Given { group: GroupId, volume: VolumeId, header: FrameHeader },
+    /// Asks for the digests of the header's extent (`Read`); no payload.
+    AskSums { group: GroupId, volume: VolumeId, header: FrameHeader },
+    /// Those digests, under the header that asked; the payload is read with [`sums`].
+    Sums { group: GroupId, volume: VolumeId, header: FrameHeader },
     /// The payload is read with [`acks`].
     Acks,
     /// Asks the other end for a sign of life; no payload.
@@ -156,6 +168,39 @@ pub fn encode_given(
     let found = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     check_given_len(header.op, header.extent, found)?;
     Ok(encode_addressed(begin(KIND_GIVEN, found, payload), group, volume, header))
+}
+
+/// The question for the digests of the header's extent (`Read`).
+///
+/// # Errors
+/// `Op` for any other frame's header.
+pub fn encode_ask_sums(
+    group: GroupId,
+    volume: VolumeId,
+    header: &FrameHeader,
+) -> Result<[u8; HEADER_LEN], FrameError> {
+    check_sums_len(KIND_ASK_SUMS, header.op, header.extent, 0)?;
+    Ok(encode_addressed(begin(KIND_ASK_SUMS, 0, &[]), group, volume, header))
+}
+
+/// The header of the digests that were asked for; they follow it on the lane.
+///
+/// # Errors
+/// `Op` for any other frame's header, `Length` when it is not one for each piece.
+pub fn encode_sums(
+    group: GroupId,
+    volume: VolumeId,
+    header: &FrameHeader,
+    payload: &[u8],
+) -> Result<[u8; HEADER_LEN], FrameError> {
+    let found = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    check_sums_len(KIND_SUMS, header.op, header.extent, found)?;
+    Ok(encode_addressed(begin(KIND_SUMS, found, payload), group, volume, header))
+}
+
+/// The digests in the payload of an [`Announced::Sums`].
+pub fn sums(payload: &[u8]) -> Vec<Sum> {
+    payload.as_chunks::<SUM_LEN>().0.to_vec()
 }
 
 fn encode_addressed(
@@ -263,7 +308,7 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
     let what = match bytes[6] {
         KIND_HELLO if payload_len as usize == HELLO_LEN => Announced::Hello,
         KIND_HELLO => return Err(FrameError::Length { found: payload_len, wanted: HELLO_LEN as u64 }),
-        kind @ (KIND_DATA | KIND_GIVEN) => {
+        kind @ (KIND_DATA | KIND_GIVEN | KIND_ASK_SUMS | KIND_SUMS) => {
             let extent = Extent::new(u64_at(bytes, 88), u64_at(bytes, 96));
             let op = op_from(bytes[12])?;
             let lineage = Lineage { counter: u32_at(bytes, 48), id: u64_at(bytes, 56) };
@@ -275,12 +320,23 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
                 op,
                 extent,
             };
-            if kind == KIND_GIVEN {
-                check_given_len(op, extent, payload_len)?;
-                Announced::Given { group, volume, header }
-            } else {
-                check_data_len(op, extent, payload_len)?;
-                Announced::Data { group, volume, header }
+            match kind {
+                KIND_GIVEN => {
+                    check_given_len(op, extent, payload_len)?;
+                    Announced::Given { group, volume, header }
+                }
+                KIND_DATA => {
+                    check_data_len(op, extent, payload_len)?;
+                    Announced::Data { group, volume, header }
+                }
+                _ => {
+                    check_sums_len(kind, op, extent, payload_len)?;
+                    if kind == KIND_SUMS {
+                        Announced::Sums { group, volume, header }
+                    } else {
+                        Announced::AskSums { group, volume, header }
+                    }
+                }
             }
         }
         KIND_ACKS => {
@@ -386,6 +442,17 @@ fn check_given_len(op: Op, extent: Extent, found: u32) -> Result<(), FrameError>
     Ok(())
 }
 
+fn check_sums_len(kind: u8, op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
+    if op != Op::Read {
+        return Err(FrameError::Op(op_code(op)));
+    }
+    let wanted = if kind == KIND_SUMS { pieces(extent).saturating_mul(SUM_LEN as u64) } else { 0 };
+    if u64::from(found) != wanted || found > PAYLOAD_MAX {
+        return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
+    }
+    Ok(())
+}
+
 const fn op_code(op: Op) -> u8 {
     match op {
         Op::Write => 1,
@@ -431,7 +498,7 @@ fn begin(kind: u8, payload_len: u32, payload: &[u8]) -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4] = VERSION;
-    bytes[5] = READABLE_FROM;
+    bytes[5] = if matches!(kind, KIND_ASK_SUMS | KIND_SUMS) { KNOWS_SUMS } else { READABLE_FROM };
     bytes[6] = kind;
     bytes[8..12].copy_from_slice(&payload_len.to_le_bytes());
     bytes[112..116].copy_from_slice(&crc_fast::crc32_iscsi(payload).to_le_bytes());
@@ -547,7 +614,7 @@ mod tests {
             let mut bytes = [0; HEADER_LEN];
             bytes.copy_from_slice(&garbage);
             bytes[..6].copy_from_slice(&[b't', b'L', b'a', b'n', 1, 1]);
-            bytes[6] %= 8;
+            bytes[6] %= 10;
             bytes[12] %= 7;
             if let Ok(announced) = decode_header(&seal(bytes)) {
                 prop_assert!(announced.payload_len <= PAYLOAD_MAX);
@@ -585,6 +652,35 @@ mod tests {
     }
 
     #[test]
+    fn digests_come_back_under_the_header_that_asked() {
+        let header = header(Op::Read, 2048, 129, 5);
+        let (group, volume) = (GroupId([5; 16]), VolumeId([6; 16]));
+        let asked = encode_ask_sums(group, volume, &header).unwrap();
+        let what = Announced::AskSums { group, volume, header };
+        assert_eq!(decode(&asked), Ok(Decoded::Frame { what, payload: &[], consumed: HEADER_LEN }));
+        assert_eq!(asked[5], KNOWS_SUMS, "an older reader names the version it lacks");
+        let digests = [[7; 32], [8; 32]];
+        let mut bytes = encode_sums(group, volume, &header, digests.as_flattened()).unwrap().to_vec();
+        bytes.extend_from_slice(digests.as_flattened());
+        let Ok(Decoded::Frame { what, payload, .. }) = decode(&bytes) else { panic!("not whole") };
+        assert_eq!(what, Announced::Sums { group, volume, header });
+        assert_eq!(sums(payload), digests);
+        assert_eq!(
+            encode_sums(group, volume, &header, &digests[0]),
+            Err(FrameError::Length { found: 32, wanted: 64 })
+        );
+        let write = FrameHeader { op: Op::Write, ..header };
+        assert_eq!(encode_ask_sums(group, volume, &write), Err(FrameError::Op(1)));
+    }
+
+    #[test]
+    fn all_but_questions_for_digests_is_readable_by_the_first_version() {
+        let (_, bytes) = data(Op::Read, 0, 8, 1);
+        assert_eq!(bytes[4..6], [VERSION, 1]);
+        assert_eq!(encode_sign(true)[5], 1);
+    }
+
+    #[test]
     fn one_frame_carries_a_bounded_number_of_acks() {
         let session = SessionId { boot: 1, counter: 1 };
         let ack = Ack { volume: VolumeId([0; 16]), session, sequence: 1, result: None };
@@ -601,7 +697,7 @@ mod tests {
             lane: LaneId(3),
             side: Side::B,
             newest: VERSION,
-            oldest: VERSION,
+            oldest: OLDEST,
         };
         let mut bytes = Vec::new();
         encode_hello(&sent, &mut bytes);

@@ -9,6 +9,7 @@ mod api;
 mod before;
 mod command;
 mod copy;
+mod findings;
 pub mod frame;
 mod host;
 mod map;
@@ -19,6 +20,7 @@ mod overlap;
 mod regions;
 mod secondary;
 mod session;
+mod verify;
 mod volume;
 
 #[cfg(test)]
@@ -30,7 +32,10 @@ pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
     MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
 };
-pub use before::ImageStep;
+pub use findings::{
+    DIFFERENCES_MAX, Difference, Finding, PIECE_BLOCKS, Sum, VerifyEnd, VerifyRefused, VerifyReport,
+    Weighing, pieces,
+};
 pub use map::{DirtyMap, MapPage};
 pub use map_page::MapError;
 pub use volume::Volume;

@@ -8,6 +8,7 @@ use crate::time::{Duration, Time};
 
 use super::api::{Context, RegionRun, VolumeAction};
 use super::command::Stage;
+use super::findings::VerifyEnd;
 use super::volume::{Membership, Volume};
 
 /// How long hosts' commands wait for the group's control after their volume entered a group.
@@ -60,8 +61,14 @@ impl Volume {
         self.raise_barrier(out);
     }
 
-    /// Takes the volume out of its group: solitary, its map cleared.
+    /// Takes the volume out of its group: solitary, its map cleared. Where it did not serve, what waits came for a
+    /// copy that did, and is refused.
     pub fn withdraw(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
+        let serves = self.is_primary() && self.gate.may_start(cx.now);
+        if self.group.is_some() && !serves && !mutation::on(Mutation::LeftCopyServesParked) {
+            self.refuse_all(Refusal::Standby, !self.is_primary(), cx, out);
+        }
+        self.end_verify(VerifyEnd::NotInSync, out);
         self.end_session();
         self.end_applies(out);
         self.group = None;
@@ -74,6 +81,7 @@ impl Volume {
         self.map.clear_all_activity();
         self.map.clear_all_out_of_sync();
         self.forget_marks();
+        self.forget_cut();
         let order = self.in_order();
         for &slot in &order {
             self.commands.get(slot).tenure = self.gate.tenure;
@@ -96,7 +104,6 @@ impl Volume {
         if old == *new {
             return;
         }
-        self.image_after_change();
         let same_tenure = old.tenure() == new.tenure();
         let was = old.primary == me;
         let is = new.primary == me;
@@ -133,6 +140,7 @@ impl Volume {
             self.map.clear_all_activity();
             self.map.clear_all_out_of_sync();
         }
+        self.verify_after_change(same_tenure, out);
         self.settle(cx, out);
     }
 

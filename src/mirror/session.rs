@@ -1,6 +1,6 @@
 //! The mirror session as primary: what is sent, on which lane, and what its end means (rule 14).
 
-use crate::block::{Op, StoreResult};
+use crate::block::{Extent, Op, StoreResult};
 use crate::mutation::{self, Mutation};
 use crate::time::Time;
 
@@ -126,10 +126,9 @@ impl Volume {
     pub(super) fn address_copy(
         &mut self,
         copy: u32,
-        region: u64,
+        extent: Extent,
         cx: Context,
     ) -> Option<(LaneId, FrameHeader)> {
-        let extent = self.region_extent(region);
         let tenure = self.tenure()?;
         let session = self.session.as_mut()?;
         let lane = session.pick(cx.lane)?;
@@ -186,7 +185,16 @@ impl Volume {
         }
     }
 
-    /// The session as primary is over (rule 14): call on every volume of the group. While alone,
+    /// The session as primary is about to be closed: nothing more is sent in it. What waits for its answers goes on
+    /// waiting, and nothing is answered alone, until [`Self::close_session`].
+    pub fn mute_session(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.lanes.clear();
+        }
+    }
+
+    /// The session as primary is over (rules 11 and 14): call on every volume of the group, when all of them were
+    /// muted. While alone,
     /// what was not acknowledged is dirty and answered alone.
     pub fn close_session(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         self.end_session();

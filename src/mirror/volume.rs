@@ -19,6 +19,7 @@ use super::overlap::OverlapIndex;
 use super::regions::RegionSet;
 use super::secondary::Applies;
 use super::session::Session;
+use super::verify::Verify;
 
 /// How long commands wait for a lease that ran out before anything else was decided: as long as a
 /// former primary holds them (DESIGN §5, failsafe).
@@ -56,6 +57,8 @@ pub struct Volume {
     pub(super) session: Option<Session>,
     pub(super) applies: Applies,
     pub(super) before: Before,
+    /// The newest verify of this life.
+    pub(super) verify: Option<Verify>,
     /// A join was allowed or voted: answers need both copies although {me} is chosen (T4).
     pub(super) joining: bool,
     /// While joining, a session was opened without a plan of what to copy: made up for if the join
@@ -136,6 +139,7 @@ impl Volume {
             session: None,
             applies: Applies::new(),
             before: Before::default(),
+            verify: None,
             joining: false,
             plan_owed: false,
             barrier: 0,
@@ -444,6 +448,7 @@ impl Volume {
             peer_failed: self.peer_failed,
             peer_refused: self.peer_refused,
             store_failed: self.store_failed.is_some(),
+            unkept: self.is_unkept(),
             ..Status::default()
         };
         let primary = self.is_primary() || self.group.is_none();

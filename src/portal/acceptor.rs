@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
@@ -20,9 +20,13 @@ pub struct Accepted {
 /// How long to wait after an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is said that connections are closed; each of them would fill the log.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// Accepts connections until the future is dropped, and hands each one out. Those beyond the limit
 /// of logins under way are closed at once.
 pub async fn accept(listener: TcpListener, sessions: Sessions, mut hand_over: impl FnMut(Accepted)) {
+    let (mut told, mut untold) = (None::<Instant>, 0u64);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -33,7 +37,12 @@ pub async fn accept(listener: TcpListener, sessions: Sessions, mut hand_over: im
             }
         };
         let Some(place) = sessions.begin_login(peer.ip()) else {
-            tracing::warn!(%peer, "iSCSI connection closed: too many logins under way, of all or of this address");
+            if told.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+                untold += 1;
+            } else {
+                tracing::warn!(%peer, untold, "iSCSI connection closed: too many logins under way, of all or of this address");
+                (told, untold) = (Some(Instant::now()), 0);
+            }
             continue;
         };
         match prepare(stream) {

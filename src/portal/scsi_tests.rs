@@ -84,7 +84,7 @@ impl Exports for Array {
             lun: Lun::new(3).unwrap(),
             id: 900,
             unit,
-            access: Access { own, other: None, transition_s: 5 },
+            access: Access { own, other: None, transition_s: 5, told: true },
             changes: Changes { access: 0, resets: self.resets.get() },
             space: None,
             volume: self.volume.clone(),

@@ -18,6 +18,9 @@ use super::mailbox::{Barrier, Letter, Mailbox};
 pub const SESSIONS_MAX: usize = 512;
 /// Most sessions of one initiator name. A host has one for each of its ports and our portals.
 pub const SESSIONS_PER_INITIATOR: usize = 32;
+/// Most sessions from one address: whoever invents initiator names leaves half to the others. Machines behind
+/// one translated address share it.
+pub const SESSIONS_PER_ADDRESS: usize = 256;
 /// Most connections that are not logged in yet. Beyond it new ones are closed at once.
 pub const LOGINS_MAX: usize = 128;
 /// Most of those from one address: no stranger keeps the hosts out, and a host has one for each of its sessions.
@@ -316,7 +319,11 @@ impl Sessions {
             None => {}
         }
         let of_initiator = state.sessions.keys().filter(|other| other.initiator == key.initiator).count();
-        if state.sessions.len() >= SESSIONS_MAX || of_initiator >= SESSIONS_PER_INITIATOR {
+        let of_address = state.sessions.values().filter(|other| other.peer.ip() == peer.ip()).count();
+        if state.sessions.len() >= SESSIONS_MAX
+            || of_initiator >= SESSIONS_PER_INITIATOR
+            || of_address >= SESSIONS_PER_ADDRESS
+        {
             return Some(Err(LoginStatus::OUT_OF_RESOURCES));
         }
         // Its connection alone is new when the initiator named the session, and keeps its TSIH.
@@ -484,6 +491,14 @@ mod tests {
         let one = Candidate { isid: Isid([99; 6]), ..candidate("iqn.h", 0) };
         let over = sessions.establish(&one, 1, peer(), &mailbox).await;
         assert_eq!(over.map(|_| ()), Err(LoginStatus::OUT_OF_RESOURCES));
+        for n in SESSIONS_PER_INITIATOR..SESSIONS_PER_ADDRESS {
+            let one = candidate(&format!("iqn.{n}"), 0);
+            kept.push(sessions.establish(&one, 1, peer(), &mailbox).await.unwrap());
+        }
+        let over = sessions.establish(&candidate("iqn.last", 0), 1, peer(), &mailbox).await;
+        assert_eq!(over.map(|_| ()), Err(LoginStatus::OUT_OF_RESOURCES));
+        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 1000));
+        kept.push(sessions.establish(&candidate("iqn.last", 0), 1, elsewhere, &mailbox).await.unwrap());
         let address = |n: usize| IpAddr::from([192, 0, 2, u8::try_from(n).unwrap()]);
         let own: Vec<_> =
             (0..LOGINS_PER_ADDRESS).map(|_| sessions.begin_login(address(0)).unwrap()).collect();

@@ -93,6 +93,8 @@ impl Pending {
 struct Seen {
     changes: Changes,
     blocks: u64,
+    /// Its access states are told.
+    told: bool,
     /// Which unit it was: another one may have taken its LUN.
     naa: [u8; 16],
 }
@@ -148,6 +150,7 @@ impl Nexus {
         let now = Seen {
             changes: addressed.changes,
             blocks: addressed.unit.blocks,
+            told: addressed.access.told,
             naa: addressed.unit.identity.naa,
         };
         let state = self.state(addressed.lun);
@@ -167,7 +170,10 @@ impl Nexus {
             if before.changes.resets != now.changes.resets {
                 state.pending.add(UnitAttention::BusDeviceReset);
             }
-            if before.changes.access != now.changes.access {
+            if before.told != now.told {
+                state.pending.add(UnitAttention::InquiryDataChanged);
+            }
+            if before.changes.access != now.changes.access && now.told {
                 state.pending.add(UnitAttention::AccessStateChanged);
             }
             if before.blocks != now.blocks {

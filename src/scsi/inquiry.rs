@@ -43,13 +43,13 @@ pub(super) fn standard(view: &View<'_>, out: &mut Parameter<'_>) {
     out.u8(VERSION);
     out.u8(0x12); // HISUP, response data format 2
     out.u8(0);
-    let Some(Addressed { unit, .. }) = &view.unit else {
+    let Some(Addressed { unit, access, .. }) = &view.unit else {
         // Names of a unit that is not there are blanks.
         out.zeroes(3);
         out.bytes(&[b' '; 28]);
         return out.length::<1>(start + 4);
     };
-    out.u8(0x10); // TPGS implicit; no third-party copy, no protection
+    out.u8(if access.told { 0x10 } else { 0 }); // TPGS implicit; no third-party copy, no protection
     out.u8(0x10); // MULTIP: more than one port
     out.u8(0x02); // CMDQUE
     out.bytes(&unit.identity.vendor);

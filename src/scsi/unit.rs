@@ -126,6 +126,8 @@ pub struct Access {
     pub other: Option<PortGroup>,
     /// Longest time a transition may take, in seconds; small, not zero (HOSTS, Linux).
     pub transition_s: u8,
+    /// Hosts are told of these states (SPC-5 6.7.2, TPGS); else they find out which path serves by trying.
+    pub told: bool,
 }
 
 /// Counters that grow when something happened that every nexus must be told of once. A nexus

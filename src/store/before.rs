@@ -9,10 +9,15 @@
 //! 0             4096                      data                       data + size of the volume
 //! | header page | 16 bytes for each region | the regions, each at its own offset |
 //! ```
+//! Where the file system can share blocks between files (XFS, btrfs), the regions' part is made all at once
+//! when the image is begun, as a *checkpoint* (reflink) of the volume's file, flushed; then only entries are written
+//! for what is overwritten, and it comes back in the same way. Elsewhere, and where sharing is refused,
+//! each region is copied.
+//!
 //! A region's entry is written, and flushed, after its content was: an entry that is there tells the
-//! truth, and a region without one was not touched. Where nothing can be kept (no space), or nothing
-//! is worth it (a blank copy), the header says *void*: then the copy is a mixture, and stays known as
-//! one over restarts, until it is in sync and the file goes.
+//! truth, and a region without one was not touched. The header tells the cut (`mirror::before`) that the
+//! image is of; whether it counts stands in the group's register. Where nothing is worth keeping (a
+//! blank copy), the header says *void*: that the copy was blank stays known over restarts.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,9 +38,10 @@ use crate::sys::pool;
 
 use super::data_dir::sync_directory_of;
 use super::handle::{Durability, Handle};
+use super::volume_file::DataFile;
 
 const HEADER: Slots =
-    Slots { format: Format { magic: *b"TWLNBEF\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
+    Slots { format: Format { magic: *b"TWLNBEF\0", version: 2, readable_from: 2 }, slot_len: SLOT_UNIT };
 /// Two slots.
 const HEADER_LEN: u64 = 2 * SLOT_UNIT as u64;
 const ENTRY: u64 = 16;
@@ -55,15 +61,30 @@ struct Inner {
     changed: Notify,
 }
 
+/// What an image is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct New {
+    pub id: VolumeId,
+    pub blocks: u64,
+    /// Which content it is of.
+    pub cut: u64,
+    /// When the copy was known to be in sync last, in seconds since 1970.
+    pub as_of: Option<u64>,
+    /// The copy is blank.
+    pub void: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
     id: VolumeId,
     blocks: u64,
     /// When the copy was known to be in sync last, in seconds since 1970; zero: not known.
     as_of: u64,
+    /// The copy was blank: nothing is kept of it.
     void: bool,
-    /// Void because the copy became equal to the primary's: it is whole as it is.
-    superseded: bool,
+    /// Holds what every region held from the start, by shared blocks.
+    checkpoint: bool,
+    cut: u64,
 }
 
 impl Header {
@@ -71,8 +92,10 @@ impl Header {
         let mut body = self.id.0.to_vec();
         body.extend_from_slice(&self.blocks.to_le_bytes());
         body.extend_from_slice(&self.as_of.to_le_bytes());
-        body.push(if self.superseded { 2 } else { u8::from(self.void) });
-        HEADER.encode(sequence, &body).unwrap_or_default() // 33 bytes fit in any slot
+        body.push(u8::from(self.void));
+        body.extend_from_slice(&self.cut.to_le_bytes());
+        body.push(u8::from(self.checkpoint));
+        HEADER.encode(sequence, &body).unwrap_or_default() // 42 bytes fit in any slot
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -80,20 +103,20 @@ impl Header {
         let (id, rest) = newest.body.split_first_chunk::<16>()?;
         let (blocks, rest) = rest.split_first_chunk::<8>()?;
         let (as_of, rest) = rest.split_first_chunk::<8>()?;
+        let (void, rest) = rest.split_first()?;
         Some(Self {
             id: VolumeId(*id),
             blocks: u64::from_le_bytes(*blocks),
             as_of: u64::from_le_bytes(*as_of),
-            void: *rest.first()? != 0,
-            superseded: *rest.first()? == 2,
+            void: *void != 0,
+            cut: u64::from_le_bytes(*rest.first_chunk()?),
+            checkpoint: rest.get(8).is_some_and(|&byte| byte != 0),
         })
     }
 }
 
 #[derive(Debug, Default)]
 struct Regions {
-    void: bool,
-    superseded: bool,
     kept: BTreeSet<u64>,
     /// On their way into the file.
     busy: BTreeSet<u64>,
@@ -140,19 +163,14 @@ pub fn is_before_image(path: &Path) -> bool {
 }
 
 impl BeforeImage {
-    /// Makes an image with nothing in it yet, beside the volume's file. Durable when it returns. Blocks.
+    /// Makes an image beside the volume's file, with nothing in it yet, or as a checkpoint of `shared`, the
+    /// volume's own file, where that may share blocks and the file system can. Durable when it returns. Blocks.
     ///
     /// # Errors
     /// The system's: a full disk, a volume as large as a file may be.
-    pub fn create(
-        volume: &Path,
-        id: VolumeId,
-        blocks: u64,
-        as_of: Option<u64>,
-        void: bool,
-        engine: Engine,
-    ) -> io::Result<Self> {
-        let header = Header { id, blocks, as_of: as_of.unwrap_or(0), void, superseded: false };
+    pub fn create(volume: &Path, new: New, engine: Engine, shared: Option<&RawFile>) -> io::Result<Self> {
+        let New { id, blocks, cut, as_of, void } = new;
+        let mut header = Header { id, blocks, as_of: as_of.unwrap_or(0), void, cut, checkpoint: false };
         let number = siblings(volume)?.last().map_or(1, |(number, _)| number + 1);
         let mut name = volume.as_os_str().to_owned();
         name.push(format!("{INFIX}{number}"));
@@ -161,10 +179,15 @@ impl BeforeImage {
         let file = RawFile::open(&path, access)?;
         let made = (|| {
             file.set_len(if void { HEADER_LEN } else { data_start(blocks) + blocks * u64::from(BLOCK) })?;
-            // Both slots take their space now: a full disk does not keep it from being declared void.
+            if let Some(volume) = shared.filter(|_| !void) {
+                let len = blocks * u64::from(BLOCK);
+                header.checkpoint = file.clone_from(data_start(blocks), volume, 0, len)?;
+            }
             let slot = header.encode(1);
             file.write_at(&[&slot[..], &slot[..]].concat(), 0, false)?;
-            file.sync_data()?;
+            if !mutation::on(Mutation::BeforeHeaderNotFlushed) {
+                file.sync_data()?;
+            }
             sync_directory_of(&path, Mutation::VolumeNameNotSynced)
         })();
         if let Err(error) = made {
@@ -176,49 +199,18 @@ impl BeforeImage {
     }
 
     fn new(file: RawFile, header: Header, kept: BTreeSet<u64>) -> Self {
-        let Header { void, superseded, .. } = header;
-        let regions = Mutex::new(Regions { void, superseded, kept, busy: BTreeSet::new() });
+        let regions = Mutex::new(Regions { kept, busy: BTreeSet::new() });
         Self(Arc::new(Inner { file, header, regions, changed: Notify::new() }))
     }
 
-    /// From now on the copy is a mixture, durably, and the image's space is given back. Blocks.
-    ///
-    /// # Errors
-    /// The system's: nothing has changed then.
-    pub fn declare_void(&self) -> io::Result<()> {
-        self.end(false)
-    }
-
-    /// The copy has become equal to the primary's: the image is void, durably, and the copy is no mixture
-    /// any more. Blocks.
-    ///
-    /// # Errors
-    /// The system's: nothing has changed then.
-    pub fn supersede(&self) -> io::Result<()> {
-        self.end(true)
-    }
-
-    fn end(&self, superseded: bool) -> io::Result<()> {
-        let header = Header { void: true, superseded, ..self.0.header };
-        let (sequence, slot) = if superseded { (3, 0) } else { (2, SLOT_UNIT as u64) };
-        self.0.file.write_at(&header.encode(sequence), slot, false)?;
-        self.0.file.sync_data()?;
-        {
-            let mut regions = self.lock();
-            (regions.void, regions.superseded) = (true, superseded);
-        }
-        self.0.changed.notify_waiters();
-        // Space is all that is lost if this fails.
-        let _ = self.0.file.set_len(HEADER_LEN);
-        Ok(())
-    }
-
+    /// The copy was blank, and nothing is kept of it.
     pub fn is_void(&self) -> bool {
-        self.lock().void
+        self.0.header.void
     }
 
-    pub fn is_superseded(&self) -> bool {
-        self.lock().superseded
+    /// Which content it is of.
+    pub fn cut(&self) -> u64 {
+        self.0.header.cut
     }
 
     /// The image that a former life has left beside the volume's file; older ones, and what a
@@ -252,8 +244,12 @@ impl BeforeImage {
             let blank = header.iter().all(|&byte| byte == 0) && file.next_data(0, size)?.is_none();
             return Ok(if blank { Opened::Blank } else { Opened::Foreign });
         };
-        let whole = header.void || size >= data_start(blocks) + blocks * u64::from(BLOCK);
-        if header.id != id || header.blocks != blocks || !whole {
+        // A copy that is smaller than the primary's may have grown since.
+        if header.id != id || header.blocks > blocks {
+            return Ok(Opened::Foreign);
+        }
+        let blocks = header.blocks;
+        if !header.void && size < data_start(blocks) + blocks * u64::from(BLOCK) {
             return Ok(Opened::Foreign);
         }
         let mut kept = BTreeSet::new();
@@ -298,6 +294,9 @@ impl BeforeImage {
     /// # Errors
     /// What could not be read or stored; the region must not be written to on the strength of it.
     pub async fn keep(&self, handle: &Handle, extent: Extent) -> io::Result<()> {
+        // What a growth added since held nothing.
+        let extent =
+            Extent::new(extent.lba, extent.blocks.min(self.0.header.blocks.saturating_sub(extent.lba)));
         if extent.blocks == 0 {
             return Ok(());
         }
@@ -329,7 +328,7 @@ impl BeforeImage {
 
     fn turn(&self, region: u64) -> Turn {
         let mut regions = self.lock();
-        if regions.void || regions.kept.contains(&region) {
+        if self.0.header.void || regions.kept.contains(&region) {
             Turn::Kept
         } else if regions.busy.insert(region) {
             Turn::Yours
@@ -344,6 +343,10 @@ impl BeforeImage {
     }
 
     async fn copy(&self, handle: &Handle, region: u64) -> io::Result<()> {
+        if self.is_checkpoint() {
+            let image = self.clone();
+            return pool::run(move || image.store(region, &[])).await?;
+        }
         let whole = self.extent(region);
         let mut pieces = Vec::new();
         let mut at = whole.lba;
@@ -395,6 +398,14 @@ impl BeforeImage {
         let mut count = 0;
         for region in self.regions() {
             let whole = self.extent(region);
+            if self.is_checkpoint() {
+                let (image, file) = (self.clone(), handle.file().clone());
+                let shared = pool::run(move || image.share_back(&file, whole)).await;
+                if shared.and_then(|shared| shared).unwrap_or(false) {
+                    count += 1;
+                    continue;
+                }
+            }
             let image = self.clone();
             let pieces = pool::run(move || image.load(whole)).await;
             let pieces = pieces.and_then(|pieces| pieces).map_err(|error| {
@@ -410,6 +421,17 @@ impl BeforeImage {
         }
         done(handle.flush().await)?;
         Ok(count)
+    }
+
+    /// Makes a region of the volume what this checkpoint holds of it. False: copy it.
+    fn share_back(&self, volume: &DataFile, whole: Extent) -> io::Result<bool> {
+        let from = data_start(self.0.header.blocks) + whole.offset();
+        volume.inner.lock.clone_from(whole.offset(), &self.0.file, from, whole.bytes())
+    }
+
+    /// Whether it shares its blocks with the volume.
+    pub fn is_checkpoint(&self) -> bool {
+        self.0.header.checkpoint
     }
 
     fn load(&self, whole: Extent) -> io::Result<Vec<(Extent, Buffer)>> {
@@ -459,6 +481,9 @@ fn entry_of(region: u64) -> [u8; 16] {
     entry
 }
 
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod checkpoint_tests;
 #[cfg(test)]
 #[path = "before_tests.rs"]
 mod tests;

@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! LOCK            held while the daemon runs; names its process
-//! IDENTITY        two-slot record: UUID, owner, boot counter
+//! IDENTITY        two-slot record: UUID, owner, boot counter, age
 //! votes           record table: one entry a group
 //! objects         the object store
+//! PROBE           written now and then to see whether the disk works
 //! maps/UUID       dirty map of a volume
 //! volumes/NAME    data of volumes without a path of their own
 //! ```
@@ -14,6 +15,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -54,6 +56,9 @@ pub struct Identity {
     pub owner: Owner,
     /// Starts of the daemon on this directory, this one included (rule 14).
     pub boot: u64,
+    /// Rises with each start, and by [`AGE_STEP`] with each [`DataDir::raise_age`]: of two states of one
+    /// directory the one with the lower number is the older one (FAILURES F33).
+    pub age: u64,
     /// The directory was made by this very start: this is a new array (rule 18).
     pub fresh: bool,
 }
@@ -74,11 +79,17 @@ pub enum DataDirError {
     BadIdentity { path: PathBuf },
 }
 
+/// How much older a directory is after [`DataDir::raise_age`]. Far more than a copy of the older state can be
+/// started without being heard, each time one older.
+pub const AGE_STEP: u64 = 1 << 20;
+
 /// An open, locked directory.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    /// As of this start.
     identity: Identity,
+    record: Mutex<(RecordFile, Identity)>,
     engine: Engine,
     /// Held until the daemon ends.
     _lock: RawFile,
@@ -111,7 +122,7 @@ impl DataDir {
         }
         let (mut record, body) = RecordFile::open(&identity_path, IDENTITY, engine)?;
         let identity = match body {
-            None => Identity { uuid: Uuid::new_v4(), owner, boot: 1, fresh: true },
+            None => Identity { uuid: Uuid::new_v4(), owner, boot: 1, age: 1, fresh: true },
             Some(body) => {
                 let known =
                     decode(&body).ok_or_else(|| DataDirError::BadIdentity { path: path.to_owned() })?;
@@ -119,7 +130,7 @@ impl DataDir {
                     let path = path.to_owned();
                     return Err(DataDirError::OtherOwner { path, found: known.owner, expected: owner });
                 }
-                Identity { boot: known.boot.saturating_add(1), ..known }
+                Identity { boot: known.boot.saturating_add(1), age: known.age.saturating_add(1), ..known }
             }
         };
         record.write(&encode(&identity))?;
@@ -130,7 +141,8 @@ impl DataDir {
         for directory in made {
             sync_directory_of(directory, Mutation::DataDirNamesNotSynced).map_err(failed)?;
         }
-        Ok(Self { path: path.to_owned(), identity, engine, _lock: lock })
+        let record = Mutex::new((record, identity));
+        Ok(Self { path: path.to_owned(), identity, record, engine, _lock: lock })
     }
 
     /// From the next start on this is another array: a new UUID, whose starts are counted from 1. Blocks.
@@ -138,9 +150,26 @@ impl DataDir {
     /// # Errors
     /// The disk's; the identity is the old one then.
     pub fn become_new(&self) -> Result<(), DataDirError> {
-        let (mut record, _) = RecordFile::open(&self.path.join("IDENTITY"), IDENTITY, self.engine)?;
-        let identity = Identity { uuid: Uuid::new_v4(), boot: 0, ..self.identity };
-        Ok(record.write(&encode(&identity))?)
+        self.change(|identity| *identity = Identity { uuid: Uuid::new_v4(), boot: 0, age: 0, ..*identity })?;
+        Ok(())
+    }
+
+    /// Makes the directory older than every copy taken of it so far, durably, and tells its age. Blocks.
+    ///
+    /// # Errors
+    /// The disk's; the age is what it was then.
+    pub fn raise_age(&self) -> Result<u64, DataDirError> {
+        self.change(|identity| identity.age = identity.age.saturating_add(AGE_STEP))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Identity)) -> Result<u64, DataDirError> {
+        let mut guard = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let (record, identity) = &mut *guard;
+        let mut changed = *identity;
+        change(&mut changed);
+        record.write(&encode(&changed))?;
+        *identity = changed;
+        Ok(changed.age)
     }
 
     fn lock(path: &Path) -> Result<RawFile, DataDirError> {
@@ -193,6 +222,11 @@ impl DataDir {
         self.path.join("events")
     }
 
+    /// What probes of the directory's disk write.
+    pub fn probe(&self) -> PathBuf {
+        self.path.join("PROBE")
+    }
+
     /// The object store.
     pub fn objects(&self) -> PathBuf {
         self.path.join("objects")
@@ -230,7 +264,8 @@ fn encode(identity: &Identity) -> Vec<u8> {
         Owner::Array(Side::B) => 1,
         Owner::Witness => 2,
     };
-    [&identity.uuid.as_bytes()[..], &[owner], &identity.boot.to_le_bytes()].concat()
+    let Identity { uuid, boot, age, .. } = identity;
+    [&uuid.as_bytes()[..], &[owner], &boot.to_le_bytes(), &age.to_le_bytes()].concat()
 }
 
 fn decode(body: &[u8]) -> Option<Identity> {
@@ -242,8 +277,11 @@ fn decode(body: &[u8]) -> Option<Identity> {
         2 => Owner::Witness,
         _ => return None,
     };
-    let boot = u64::from_le_bytes(*rest.first_chunk::<8>()?);
-    Some(Identity { uuid: Uuid::from_bytes(*uuid), owner, boot, fresh: false })
+    let (boot, rest) = rest.split_first_chunk::<8>()?;
+    let boot = u64::from_le_bytes(*boot);
+    // Records of before ages were kept have none: starts alone counted.
+    let age = rest.first_chunk::<8>().map_or(boot, |age| u64::from_le_bytes(*age));
+    Some(Identity { uuid: Uuid::from_bytes(*uuid), owner, boot, age, fresh: false })
 }
 
 /// A file was made, renamed or removed: makes that durable. Test builds: unless `broken` is on.
@@ -267,10 +305,60 @@ mod tests {
         let first = DataDir::open(&path, A, Engine::Plain).unwrap().identity();
         assert!(first.fresh && first.boot == 1);
         let second = DataDir::open(&path, A, Engine::Plain).unwrap().identity();
-        assert_eq!(second, Identity { boot: 2, fresh: false, ..first });
+        assert_eq!(second, Identity { boot: 2, age: 2, fresh: false, ..first });
         let other = DataDir::open(&path, Owner::Array(Side::B), Engine::Plain).unwrap_err();
         assert!(matches!(other, DataDirError::OtherOwner { .. }), "{other}");
         assert_eq!(DataDir::open(&path, A, Engine::Plain).unwrap().identity().boot, 3);
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_new_directory_and_those_in_it_are_there_after_a_power_failure() {
+        use crate::sys::mounted_tests::{mounted, power_failure};
+
+        let test = "store::data_dir::tests::a_new_directory_and_those_in_it_are_there_after_a_power_failure";
+        let Some(at) = mounted(test, &["xfs"]) else { return };
+        let kept = |name: &str, broken| {
+            let path = at.join(name).join("a");
+            mutation::set(broken);
+            drop(DataDir::open(&path, A, Engine::Plain).unwrap());
+            mutation::set(None);
+            power_failure(&at);
+            path.join("IDENTITY").exists() && path.join("maps").exists() && path.join("volumes").exists()
+        };
+        assert!(!kept("broken", Some(Mutation::DataDirNamesNotSynced)));
+        assert!(kept("whole", None));
+    }
+
+    #[test]
+    fn a_copy_of_before_its_age_was_raised_stays_the_younger_one_for_many_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let data_dir = DataDir::open(&path, A, Engine::Plain).unwrap();
+        let backup = fs::read(path.join("IDENTITY")).unwrap();
+        let age = data_dir.raise_age().unwrap();
+        assert!(age > data_dir.identity().age);
+        drop(data_dir);
+        assert_eq!(DataDir::open(&path, A, Engine::Plain).unwrap().identity().age, age + 1);
+        fs::write(path.join("IDENTITY"), backup).unwrap();
+        for _ in 0..100 {
+            assert!(DataDir::open(&path, A, Engine::Plain).unwrap().identity().age < age);
+        }
+        let data_dir = DataDir::open(&path, A, Engine::Plain).unwrap();
+        data_dir.become_new().unwrap();
+        let age = data_dir.raise_age().unwrap();
+        let former = data_dir.identity();
+        drop(data_dir);
+        let anew = DataDir::open(&path, A, Engine::Plain).unwrap().identity();
+        assert_eq!((anew.boot, anew.age, anew.uuid == former.uuid), (1, age + 1, false));
+    }
+
+    #[test]
+    fn a_record_of_before_ages_were_kept_is_as_old_as_its_starts() {
+        let identity = Identity { uuid: Uuid::new_v4(), owner: A, boot: 9, age: 77, fresh: false };
+        let body = encode(&identity);
+        assert_eq!(decode(&body), Some(identity));
+        assert_eq!(decode(&body[..body.len() - 8]), Some(Identity { age: 9, ..identity }));
     }
 
     #[test]

@@ -4,10 +4,25 @@
 //! LBA of a physical block, of every volume; with `!` before it writing does not help.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::block::{BLOCKS_PER_PHYSICAL, Extent};
+
+/// `TWINLUN_BAD_DISK` names a file that may come and go at any time: while it is there every write of a volume's
+/// data, and every probe, fails.
+///
+/// # Errors
+/// It is there.
+pub fn disk_works() -> io::Result<()> {
+    static SWITCH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let switch = SWITCH.get_or_init(|| std::env::var_os("TWINLUN_BAD_DISK").map(PathBuf::from));
+    match switch {
+        Some(path) if path.exists() => Err(io::Error::other("a bad disk, for the test")),
+        _ => Ok(()),
+    }
+}
 
 fn list() -> Option<&'static PathBuf> {
     static LIST: OnceLock<Option<PathBuf>> = OnceLock::new();

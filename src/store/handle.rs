@@ -193,11 +193,21 @@ impl Handle {
 
     async fn write_aligned(&self, extent: Extent, data: &Buffer, durability: Durability) -> io::Result<()> {
         let stable = durability == Durability::Stable && !mutation::on(Mutation::StoreWriteNotStable);
+        let written = self.write_blocks(extent, data, stable).await;
+        if stable && written.is_ok() {
+            self.inner.file.is_written();
+        }
+        written
+    }
+
+    async fn write_blocks(&self, extent: Extent, data: &Buffer, stable: bool) -> io::Result<()> {
         let whole = self.widened(extent);
         #[cfg(feature = "testing")]
         if !super::fault::may_write(self.inner.file.path(), extent) {
             return Err(io::Error::other("a bad block, for the test"));
         }
+        #[cfg(feature = "testing")]
+        super::fault::disk_works()?;
         if whole == extent {
             let data = if data.alignment() >= self.inner.memory_align {
                 data.clone()
@@ -293,7 +303,10 @@ impl Handle {
             return StoreResult::Done;
         }
         match self.inner.io.flush().await {
-            Ok(()) => StoreResult::Done,
+            Ok(()) => {
+                self.inner.file.is_written();
+                StoreResult::Done
+            }
             Err(error) => self.failed("flush", Extent::new(0, 0), &error),
         }
     }

@@ -250,6 +250,22 @@ impl RecordTable {
         Ok(())
     }
 
+    /// As [`Self::write`], of one record that takes the place of another key's, which is over.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn replace(&mut self, old: &Key, key: Key, value: &[u8]) -> Result<(), RecordError> {
+        let entry = self.entries.remove(old);
+        self.entries.extend(entry.map(|entry| (key, entry)));
+        let written = self.write([(key, value)]);
+        if written.is_err()
+            && let Some(entry) = self.entries.remove(&key)
+        {
+            self.entries.insert(*old, entry);
+        }
+        written
+    }
+
     /// An entry without a record; the file grows when there is none.
     fn free_entry(&mut self, taken: &[(Key, usize, Place)]) -> Result<usize, RecordError> {
         let used =

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use thiserror::Error;
 
@@ -21,10 +21,10 @@ use crate::sys::directory;
 use crate::sys::engine::Engine;
 use crate::sys::file::{Access, Medium, RawFile};
 
-use super::before::BeforeImage;
+use super::before::{BeforeImage, New as NewImage};
 use super::data_dir::sync_directory_of;
 
-const RECORD: Slots =
+pub(super) const RECORD: Slots =
     Slots { format: Format { magic: *b"TWLNVOL\0", version: 1, readable_from: 1 }, slot_len: SLOT_UNIT };
 
 /// Bytes behind the data that a volume's record takes.
@@ -88,7 +88,7 @@ pub struct DataFile {
 #[derive(Debug)]
 pub(super) struct Inner {
     /// Holds the lock for as long as the volume is open; never O_DIRECT.
-    lock: RawFile,
+    pub(super) lock: RawFile,
     /// What the data threads' handles are made of.
     pub(super) raw: RawFile,
     pub(super) engine: Engine,
@@ -101,6 +101,12 @@ pub(super) struct Inner {
     pub(super) keeps_space: AtomicBool,
     /// What the names of images begin with, where that is not the volume's own path.
     images_at: OnceLock<PathBuf>,
+    /// Something became stable here since the flag was last taken.
+    pub(super) wrote: AtomicBool,
+    /// Held while the volume grows.
+    pub(super) record: Mutex<()>,
+    /// The device that the content lies on.
+    device: u64,
 }
 
 impl DataFile {
@@ -201,8 +207,10 @@ impl DataFile {
         if self.inner.lock.medium() == Medium::Device {
             return Ok(());
         }
-        let reserved =
-            self.inner.lock.allocate(0, self.size_bytes()).and_then(|()| self.inner.lock.sync_data());
+        let flush = || {
+            if mutation::on(Mutation::ReservationNotFlushed) { Ok(()) } else { self.inner.lock.sync_data() }
+        };
+        let reserved = self.inner.lock.allocate(0, self.size_bytes()).and_then(|()| flush());
         reserved.map_err(|source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 VolumeFileError::NoSpace { path: path() }
@@ -217,6 +225,7 @@ impl DataFile {
     /// # Errors
     /// `BadSize` (not larger, or no multiple), `TooLarge` with the limit, `NoSpace`; nothing has changed then.
     pub fn grow(&self, size: u64) -> Result<(), VolumeFileError> {
+        let _record = self.inner.record.lock().unwrap_or_else(PoisonError::into_inner);
         let (raw, old) = (&self.inner.lock, self.size_bytes());
         let path = || raw.path().to_owned();
         if size <= old || !size.is_multiple_of(u64::from(PHYSICAL_BLOCK)) {
@@ -242,7 +251,8 @@ impl DataFile {
                     })?;
                 }
                 // The old record has become a part of the data.
-                raw.write_at(&vec![0; RECORD.file_len()], old, true).map_err(failed)
+                let stable = !mutation::on(Mutation::GrowthNotFlushed);
+                raw.write_at(&vec![0; RECORD.file_len()], old, stable).map_err(failed)
             });
             if let Err(error) = grown {
                 // What cannot be undone now is undone when the volume is opened next.
@@ -350,7 +360,9 @@ impl DataFile {
         }
         // The data path's handles are made of this one, with O_DIRECT where it is to be had.
         let direct = Access { direct: true, volatile: engine.is_volatile(), ..Access::default() };
-        let data = raw.reopen(direct).map_err(|source| VolumeFileError::Io { path, source })?;
+        let failed = |source| VolumeFileError::Io { path: path.clone(), source };
+        let data = raw.reopen(direct).map_err(failed)?;
+        let device = data.device().map_err(failed)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 lock: raw,
@@ -361,6 +373,9 @@ impl DataFile {
                 errors: AtomicU64::new(0),
                 keeps_space: AtomicBool::new(false),
                 images_at: OnceLock::new(),
+                wrote: AtomicBool::new(false),
+                record: Mutex::new(()),
+                device,
             }),
         })
     }
@@ -392,8 +407,11 @@ impl DataFile {
     ///
     /// # Errors
     /// See [`BeforeImage::create`].
-    pub fn new_image(&self, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
-        BeforeImage::create(self.images_at(), self.id(), self.blocks(), as_of, void, self.inner.engine)
+    pub fn new_image(&self, cut: u64, as_of: Option<u64>, void: bool) -> io::Result<BeforeImage> {
+        // What a fully provisioned volume has taken is its own: overwriting shared blocks would take more.
+        let shared = (!self.inner.keeps_space.load(Ordering::Relaxed)).then_some(&self.inner.lock);
+        let new = NewImage { id: self.id(), blocks: self.blocks(), cut, as_of, void };
+        BeforeImage::create(self.images_at(), new, self.inner.engine, shared)
     }
 
     /// Images of a block device lie beside `path`; of a file, beside that file.
@@ -442,11 +460,8 @@ impl DataFile {
     }
 
     /// The device the data lies on (`st_dev` or `st_rdev`).
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn device(&self) -> io::Result<u64> {
-        self.inner.raw.device()
+    pub fn device(&self) -> u64 {
+        self.inner.device
     }
 
     /// Reads and writes go past the page cache.
@@ -521,8 +536,9 @@ fn settle_growth(raw: &RawFile, id: Stamp, size: u64, at: u64) -> io::Result<boo
 }
 
 fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
+    let flush = || if mutation::on(Mutation::GrowthNotFlushed) { Ok(()) } else { raw.sync_data() };
     if raw.punch(from, to - from)? {
-        return raw.sync_data();
+        return flush();
     }
     let zeroes = vec![0; BLANK_PROBE];
     let mut at = from;
@@ -531,7 +547,7 @@ fn zero_out(raw: &RawFile, from: u64, to: u64) -> io::Result<()> {
         raw.write_at(&zeroes[..len], at, false)?;
         at += len as u64;
     }
-    raw.sync_data()
+    flush()
 }
 
 pub(super) fn whole_blocks(bytes: u64) -> u64 {

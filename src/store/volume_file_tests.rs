@@ -385,4 +385,59 @@ mod growth {
         drop(DataFile::open(path, ID, NEW, Engine::Plain).unwrap());
         assert!(DataFile::open(path, ID, NEW - 4096, Engine::Plain).is_err());
     }
+
+    /// What a volume has grown by after a loss of power: does all of it read as zeroes?
+    #[cfg(feature = "testing")]
+    fn grown(path: &Path, broken: Option<Mutation>) -> bool {
+        let file = DataFile::create(path, ID, OLD, Engine::Volatile).unwrap();
+        if file.inner.lock.medium() == Medium::Device {
+            file.inner.lock.write_at(&[9; 8192], OLD + 4096, true).unwrap();
+        }
+        mutation::set(broken);
+        file.grow(NEW).unwrap();
+        mutation::set(None);
+        file.inner.lock.cut_power();
+        drop(file);
+        let file = DataFile::open(path, ID, NEW, Engine::Volatile).unwrap();
+        let blank = content(&file, NEW).iter().all(|&byte| byte == 0);
+        drop(file);
+        DataFile::remove(path, ID, NEW, Engine::Volatile).unwrap();
+        blank
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn what_a_volume_grew_by_reads_as_zeroes_after_a_power_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let device = crate::store::loop_device_tests::LoopDevice::new(32 << 20, 512);
+        let places = [Some(directory.path().join("v")), device.as_ref().map(|device| device.device.clone())];
+        for path in places.into_iter().flatten() {
+            assert!((0..5).all(|_| grown(&path, None)), "{}", path.display());
+            assert!(!(0..20).all(|_| grown(&path, Some(Mutation::GrowthNotFlushed))), "{}", path.display());
+        }
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn the_space_of_a_full_volume_is_taken_for_good() {
+    use crate::sys::mounted_tests::{mounted, power_failure};
+
+    let test = "store::volume_file::tests::the_space_of_a_full_volume_is_taken_for_good";
+    let Some(at) = mounted(test, &["xfs"]) else { return };
+    let path = at.join("v");
+    let taken = |broken| {
+        let file = DataFile::create(&path, ID, 32 * MIB, Engine::Plain).unwrap();
+        mutation::set(broken);
+        file.reserve().unwrap();
+        mutation::set(None);
+        drop(file);
+        power_failure(&at);
+        let file = DataFile::open(&path, ID, 32 * MIB, Engine::Plain).unwrap();
+        let allocated = file.inner.lock.allocated().unwrap();
+        drop(file);
+        DataFile::remove(&path, ID, 32 * MIB, Engine::Plain).unwrap();
+        allocated >= 32 * MIB
+    };
+    assert!(taken(None) && !taken(Some(Mutation::ReservationNotFlushed)));
 }

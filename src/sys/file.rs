@@ -94,6 +94,24 @@ nix::ioctl_read!(
     u64
 );
 
+/// `struct file_clone_range` of linux/fs.h.
+#[repr(C)]
+#[derive(Debug)]
+pub struct CloneRange {
+    from: i64,
+    from_offset: u64,
+    len: u64,
+    offset: u64,
+}
+
+nix::ioctl_write_ptr!(
+    /// FICLONERANGE: lets a range of another file of the same file system be a range of this one.
+    ficlonerange,
+    0x94,
+    13,
+    CloneRange
+);
+
 impl RawFile {
     /// Opens (or makes) `path` for reading and writing.
     ///
@@ -372,6 +390,36 @@ impl RawFile {
         match fallocate(&self.file, flags, offset, len) {
             Ok(()) => Ok(true),
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The range at `offset` becomes what `from` holds at `from_offset`, without its blocks being copied
+    /// (reflink): both files share them until one is written to. Not yet stable. False: refused, by this file
+    /// system, for these two files or this alignment, or for want of space; copy instead. May take long, and
+    /// holds writes of both files meanwhile.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clone_from(&self, offset: u64, from: &Self, from_offset: u64, len: u64) -> io::Result<bool> {
+        #[cfg(feature = "testing")]
+        if self.volatile.is_some() || from.volatile.is_some() {
+            return Ok(false); // what is held back is not in the file
+        }
+        let range = CloneRange { from: from.file.as_raw_fd().into(), from_offset, len, offset };
+        // SAFETY: both descriptors are open, and the kernel only reads `range`.
+        match unsafe { ficlonerange(self.file.as_raw_fd(), &raw const range) } {
+            Ok(_) => Ok(true),
+            Err(
+                Errno::EOPNOTSUPP
+                | Errno::ENOTTY
+                | Errno::ENOSYS
+                | Errno::EXDEV
+                | Errno::EINVAL
+                | Errno::ETXTBSY
+                | Errno::ENOSPC
+                | Errno::EDQUOT,
+            ) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

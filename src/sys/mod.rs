@@ -7,6 +7,8 @@ pub mod clock;
 pub mod directory;
 pub mod engine;
 pub mod file;
+#[cfg(test)]
+pub mod mounted_tests;
 pub mod pool;
 pub mod process;
 pub mod runtime;

@@ -82,6 +82,17 @@ pub async fn run<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) ->
     told.await.map_err(|_| io::Error::other("a blocking call panicked"))
 }
 
+/// As [`run`], for a job whose end nobody waits for.
+///
+/// # Errors
+/// No thread could be started.
+pub fn start(job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pool().submit(Box::new(move || {
+        // What it was for is told by the panic's own message.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

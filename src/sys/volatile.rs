@@ -74,6 +74,11 @@ pub fn crash_all() {
     super::volatile_names::crash();
 }
 
+/// The names in `directory` are what they were when it was flushed last.
+pub fn crash_names(directory: &std::path::Path) {
+    super::volatile_names::crash_in(directory);
+}
+
 /// The power goes for the whole array: [`crash_all`], then the process ends at once.
 pub fn crash_and_abort() -> ! {
     crash_all();

@@ -88,6 +88,13 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// As [`crash`], for one directory.
+pub(super) fn crash_in(directory: &Path) {
+    let mut names = names();
+    names.made.retain(|path, _| parent_of(path) != directory);
+    names.removed.retain(|path| parent_of(path) != directory);
+}
+
 /// The power goes: nothing that was not flushed has happened.
 pub(super) fn crash() {
     let mut names = names();

@@ -1,14 +1,17 @@
 //! Certificates with the site they stand for, and the directory that holds them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::mutation::{self, Mutation};
 
 /// A card is about 1 KiB; more is no card.
 pub const CARD_MAX: u64 = 16 << 10;
@@ -26,6 +29,12 @@ pub enum CardError {
     Mode { path: PathBuf, mode: u32 },
     #[error("{path} is no certificate of a site: {why}; `twinlun pair CONFIG` on that site prints one", path = path.display())]
     NoCard { path: PathBuf, why: String },
+    #[error("another certificate of {site} is believed here already ({path}); if that site was replaced or has a new key, say --replace-site {name}; else give each array of the pairs on one witness a name of its own", path = path.display(), name = site.name)]
+    Known { site: Site, path: PathBuf },
+    #[error("{first} and {second} are both certificates of {site}; remove the one that is not", first = first.display(), second = second.display())]
+    Two { site: Site, first: PathBuf, second: PathBuf },
+    #[error("{path} {what}, so that somebody else may decide who is believed here; {advice}", path = path.display())]
+    Open { path: PathBuf, what: String, advice: String },
     #[error("{path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("a key cannot be made: {0}")]
@@ -156,11 +165,15 @@ impl Directory {
     fn own(&self) -> Result<Own, CardError> {
         let path = self.own_path();
         let failed = |source| CardError::NoKey { path: path.clone(), source };
-        let mode = fs::metadata(&path).map_err(failed)?.permissions().mode() & 0o777;
+        // What is checked is what is read, whatever comes to the name meanwhile.
+        let file = fs::File::open(&path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        let mode = found.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(CardError::Mode { path, mode });
         }
-        let text = fs::read_to_string(&path).map_err(failed)?;
+        must_be_ours(&path, &found)?;
+        let text = read_short(file).map_err(failed)?;
         let bad = |why| CardError::NoCard { path: path.clone(), why };
         let card = Card::parse(&text).map_err(bad)?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| bad(error.to_string()))?;
@@ -175,11 +188,21 @@ impl Directory {
     pub fn make_own(&self, site: &Site, names: &[String], replace: bool) -> Result<Own, CardError> {
         let path = self.own_path();
         if replace || !path.exists() {
+            let made: Vec<_> = self
+                .0
+                .ancestors()
+                .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+                .collect();
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&self.0)
                 .map_err(|source| CardError::File { path: self.0.clone(), source })?;
+            for directory in made {
+                sync(
+                    directory.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+                )?;
+            }
             let mut all = vec![site.name.clone(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
             all.extend(names.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
             let mut wanted = rcgen::CertificateParams::new(all)?;
@@ -215,6 +238,7 @@ impl Directory {
     /// A file that ends in `.pem` and is no card; the system's.
     pub fn cards(&self) -> Result<Vec<Card>, CardError> {
         let failed = |source| CardError::File { path: self.0.clone(), source };
+        must_be_ours(&self.0, &fs::metadata(&self.0).map_err(failed)?)?;
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.0).map_err(failed)?.take(CARDS_MAX) {
             let path = entry.map_err(failed)?.path();
@@ -223,14 +247,42 @@ impl Directory {
             }
         }
         paths.sort();
-        paths.iter().map(|path| read_card(path)).collect()
+        let mut cards: Vec<Card> = Vec::with_capacity(paths.len());
+        let mut of_site: BTreeMap<Site, &Path> = BTreeMap::new();
+        for path in &paths {
+            let (card, found) = open_card(path)?;
+            must_be_ours(path, &found)?;
+            if let Some(first) = of_site.insert(card.site.clone(), path) {
+                let (first, second) = (first.to_owned(), path.clone());
+                return Err(CardError::Two { site: card.site, first, second });
+            }
+            cards.push(card);
+        }
+        Ok(cards)
     }
 
-    /// Keeps a card; returns whether another one of that site was replaced.
+    /// May this card be believed, as far as those that are there go? `replaced`: sites that are to have
+    /// another certificate.
     ///
     /// # Errors
-    /// The system's.
-    pub fn add(&self, card: &Card) -> Result<bool, CardError> {
+    /// Another certificate of that site is believed already.
+    pub fn admits(&self, card: &Card, replaced: &[String]) -> Result<(), CardError> {
+        let path = self.card_path(&card.site);
+        if replaced.contains(&card.site.name) || !path.exists() {
+            return Ok(());
+        }
+        match read_card(&path) {
+            Ok(known) if known == *card => Ok(()),
+            _ => Err(CardError::Known { site: card.site.clone(), path }),
+        }
+    }
+
+    /// Keeps a card; returns whether another one of that site was replaced, which `replaced` must say.
+    ///
+    /// # Errors
+    /// As [`Self::admits`]; the system's.
+    pub fn add(&self, card: &Card, replaced: &[String]) -> Result<bool, CardError> {
+        self.admits(card, replaced)?;
         let path = self.card_path(&card.site);
         let former = path.exists().then(|| read_card(&path).ok()).flatten();
         if former.as_ref() == Some(card) {
@@ -251,10 +303,22 @@ impl Directory {
         }
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        if !mutation::on(Mutation::CardNotFlushed) {
+            file.sync_all().map_err(failed)?;
+        }
         fs::rename(&beside, path).map_err(failed)?;
-        fs::File::open(&self.0).and_then(|directory| directory.sync_all()).map_err(failed)
+        sync(&self.0)
     }
+}
+
+/// Makes the names in a directory durable.
+fn sync(directory: &Path) -> Result<(), CardError> {
+    if mutation::on(Mutation::CardNameNotSynced) {
+        return Ok(());
+    }
+    let failed = |source| CardError::File { path: directory.to_owned(), source };
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
 
 /// A card in a file of its own.
@@ -262,10 +326,39 @@ impl Directory {
 /// # Errors
 /// No such file, too long, or no card.
 pub fn read_card(path: &Path) -> Result<Card, CardError> {
+    open_card(path).map(|(card, _)| card)
+}
+
+fn open_card(path: &Path) -> Result<(Card, fs::Metadata), CardError> {
     let failed = |source| CardError::File { path: path.to_owned(), source };
     let bad = |why| CardError::NoCard { path: path.to_owned(), why };
-    if fs::metadata(path).map_err(failed)?.len() > CARD_MAX {
+    let file = fs::File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if found.len() > CARD_MAX {
         return Err(bad(format!("it is longer than {CARD_MAX} bytes")));
     }
-    Card::parse(&fs::read_to_string(path).map_err(failed)?).map_err(bad)
+    Ok((Card::parse(&read_short(file).map_err(failed)?).map_err(bad)?, found))
+}
+
+/// A text of a few cards at most, whatever the file becomes meanwhile.
+fn read_short(file: fs::File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(2 * CARD_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Nobody but root and this user may change what decides who is believed.
+fn must_be_ours(path: &Path, found: &fs::Metadata) -> Result<(), CardError> {
+    let mode = found.permissions().mode() & 0o777;
+    let (what, advice) = if found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw() {
+        (
+            format!("belongs to user {}", found.uid()),
+            format!("chown it to the user who runs twinlun: {}", path.display()),
+        )
+    } else if mode & 0o022 != 0 {
+        (format!("can be written by others (mode {mode:o})"), format!("chmod go-w {}", path.display()))
+    } else {
+        return Ok(());
+    };
+    Err(CardError::Open { path: path.to_owned(), what, advice })
 }

@@ -10,13 +10,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::{ClientConfig, Resumption};
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerConfig};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self};
@@ -28,7 +28,8 @@ use pinned::Pinned;
 
 /// The name that a caller asks for; trust does not depend on it.
 const NAME: &str = "twinlun";
-/// The directory is read again at most so often, when somebody was not believed.
+/// The directory is read again at most so often, when somebody was not believed; while somebody is connected it
+/// is looked at so often, and read when it has changed.
 const REFRESH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
@@ -80,6 +81,28 @@ pub struct Tls {
     /// When the directory was read; whether it is read right now.
     read: Mutex<Instant>,
     reads: AtomicBool,
+    looked: Mutex<Instant>,
+}
+
+/// Whose certificate the other end of a connection has shown.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub site: Site,
+    certificate: CertificateDer<'static>,
+    tls: Arc<Tls>,
+}
+
+impl Shown {
+    /// Waits until the certificate is believed no more: it was removed, or replaced by another one.
+    pub async fn is_over(&self) {
+        let is_believed = |loaded: &Loaded| {
+            loaded.trusted.iter().any(|card| card.certificate == self.certificate && card.site == self.site)
+        };
+        while is_believed(&self.tls.loaded()) {
+            tokio::time::sleep(REFRESH).await;
+            self.tls.look();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -87,6 +110,8 @@ struct Loaded {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     trusted: Vec<Card>,
+    /// When the directory had changed last, before it was read.
+    changed: Option<SystemTime>,
 }
 
 impl Tls {
@@ -105,6 +130,7 @@ impl Tls {
             loaded: Mutex::new(Arc::new(loaded)),
             read: Mutex::new(Instant::now()),
             reads: AtomicBool::new(false),
+            looked: Mutex::new(Instant::now()),
         }))
     }
 
@@ -116,7 +142,7 @@ impl Tls {
     ///
     /// # Errors
     /// The handshake's: among them a certificate that is not believed. Unbounded in time.
-    pub async fn connect(self: &Arc<Self>, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Site)> {
+    pub async fn connect(self: &Arc<Self>, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Shown)> {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         let loaded = self.loaded();
         let stream = TlsConnector::from(Arc::clone(&loaded.client)).connect(name, stream).await;
@@ -127,7 +153,7 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Self::connect`].
-    pub async fn accept(self: &Arc<Self>, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Site)> {
+    pub async fn accept(self: &Arc<Self>, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Shown)> {
         let loaded = self.loaded();
         let stream = TlsAcceptor::from(Arc::clone(&loaded.server)).accept(stream).await;
         self.met(&loaded, stream.map(TlsStream::from))
@@ -137,13 +163,14 @@ impl Tls {
         self: &Arc<Self>,
         loaded: &Loaded,
         stream: io::Result<TlsStream<TcpStream>>,
-    ) -> io::Result<(TlsStream<TcpStream>, Site)> {
+    ) -> io::Result<(TlsStream<TcpStream>, Shown)> {
         let met = stream.and_then(|stream| {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let card = loaded.trusted.iter().find(|card| Some(&card.certificate) == shown);
-            let site = card.map(|card| card.site.clone());
             // The verifier has let it through, so it is one of them.
-            site.map(|site| (stream, site)).ok_or_else(|| io::Error::other("no certificate was shown"))
+            let Card { site, certificate } =
+                card.cloned().ok_or_else(|| io::Error::other("no certificate was shown"))?;
+            Ok((stream, Shown { site, certificate, tls: Arc::clone(self) }))
         });
         if met.is_err() {
             self.refresh();
@@ -160,10 +187,27 @@ impl Tls {
         }
         *read = Instant::now();
         drop(read);
+        self.read_again(true);
+    }
+
+    /// As [`Self::refresh`], if the directory has changed since.
+    fn look(self: &Arc<Self>) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() < REFRESH / 2 || self.reads.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *looked = Instant::now();
+        drop(looked);
+        self.read_again(false);
+    }
+
+    fn read_again(self: &Arc<Self>, anyway: bool) {
         let tls = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            // What cannot be read now leaves all as it is; the next failure tries again.
-            if let Ok(loaded) = Loaded::read(&tls.directory, &tls.own, &tls.whom) {
+            // What cannot be read now leaves all as it is; the next one tries again.
+            if (anyway || changed(&tls.directory) != tls.loaded().changed)
+                && let Ok(loaded) = Loaded::read(&tls.directory, &tls.own, &tls.whom)
+            {
                 *tls.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
             }
             tls.reads.store(false, Ordering::Release);
@@ -186,8 +230,14 @@ fn in_words(error: io::Error) -> io::Error {
     }
 }
 
+/// When a name in the directory was made, exchanged or removed last.
+fn changed(directory: &Directory) -> Option<SystemTime> {
+    std::fs::metadata(directory.path()).and_then(|found| found.modified()).ok()
+}
+
 impl Loaded {
     fn read(directory: &Directory, own: &Site, whom: &Whom) -> Result<Self, TlsError> {
+        let changed = changed(directory);
         let own = directory.own_of(own)?;
         let trusted: Vec<Card> = directory.cards()?.into_iter().filter(|card| whom.is(&card.site)).collect();
         let provider = Arc::new(ring::default_provider());
@@ -205,7 +255,7 @@ impl Loaded {
         client.resumption = Resumption::disabled();
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { client: Arc::new(client), server: Arc::new(server), trusted })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), trusted, changed })
     }
 }
 

@@ -35,6 +35,8 @@ const MEET: Duration = Duration::from_secs(5);
 const STRANGERS_MAX: usize = 16;
 /// Wrong codes before the listener gives up: somebody guesses, or a code is mistyped for good.
 const WRONG_MAX: usize = 10;
+/// How long a code is good for.
+const LIFE: Duration = Duration::from_secs(600);
 /// A message is a few cards.
 const MESSAGE_MAX: u32 = 256 << 10;
 
@@ -52,6 +54,8 @@ pub enum PairingError {
     Refused(String),
     #[error("{WRONG_MAX} callers had no valid code; start again for a new one")]
     Guessed,
+    #[error("not all sites have joined within {} minutes; start again for a new code", LIFE.as_secs() / 60)]
+    Expired,
     #[error("no randomness to be had: {0}")]
     Random(getrandom::Error),
     #[error(transparent)]
@@ -154,15 +158,16 @@ struct Guest {
     stream: TlsStream<TcpStream>,
 }
 
-/// Listens on `address` until `others` sites have joined; returns their cards after each of them has
-/// received all.
+/// Listens on `address` until `others` sites have joined, each of which `admit` agrees to; returns their
+/// cards after each of them has received all.
 ///
 /// # Errors
-/// The system's; too many wrong codes.
+/// The system's; too many wrong codes; not all have come while the code was good.
 pub async fn host(
     address: SocketAddr,
     own: Own,
     others: usize,
+    admit: impl Fn(&Card) -> Result<(), String>,
     keep: impl Fn(&[Card]) -> Result<(), CardError>,
     mut tell: impl FnMut(Told),
 ) -> Result<Vec<Card>, PairingError> {
@@ -185,8 +190,11 @@ pub async fn host(
     let (met, mut guests) = mpsc::channel(STRANGERS_MAX);
     let mut waiting: BTreeMap<Site, Guest> = BTreeMap::new();
     let mut wrong = 0;
+    let expired = tokio::time::sleep(LIFE);
+    tokio::pin!(expired);
     while waiting.len() < others {
         tokio::select! {
+            () = &mut expired => return Err(PairingError::Expired),
             accepted = listener.accept() => {
                 let (stream, from) = accepted?;
                 let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else { continue };
@@ -199,12 +207,25 @@ pub async fn host(
                 });
             }
             guest = guests.recv() => match guest {
-                Some((_, Ok(Ok(mut guest)))) if guest.card.site == own.card.site => {
-                    let _ = write(&mut guest.stream, &json!({"refused": format!("both sites are {}; give each its own name and role", own.card.site)})).await;
-                }
-                Some((_, Ok(Ok(guest)))) => {
-                    tell(Told::Joined(guest.card.site.clone()));
-                    waiting.insert(guest.card.site.clone(), guest);
+                Some((from, Ok(Ok(mut guest)))) => {
+                    let site = guest.card.site.clone();
+                    let admitted = if site == own.card.site {
+                        Err(format!("both sites are {site}; give each its own name and role"))
+                    } else if waiting.contains_key(&site) {
+                        Err(format!("{site} has joined already; if that was somebody else, end this pairing"))
+                    } else {
+                        admit(&guest.card)
+                    };
+                    match admitted {
+                        Ok(()) => {
+                            tell(Told::Joined(site.clone()));
+                            waiting.insert(site, guest);
+                        }
+                        Err(why) => {
+                            let _ = within(write(&mut guest.stream, &json!({"refused": why}))).await;
+                            tell(Told::Refused(from, why));
+                        }
+                    }
                 }
                 Some((from, Ok(Err(why)))) => {
                     tell(Told::Refused(from, why));
@@ -321,9 +342,11 @@ pub async fn join(
         // Before the secret is said: it is for the host alone.
         return Err(PairingError::NotTheHost(code.address));
     }
-    write(&mut stream, &json!({"secret": hexadecimal(&code.secret), "card": own.card.to_string()})).await?;
+    let introduction = json!({"secret": hexadecimal(&code.secret), "card": own.card.to_string()});
+    within(write(&mut stream, &introduction)).await?;
     joined();
-    let said = read(&mut stream).await?;
+    // A little longer than the code is good for at the other end.
+    let said = timeout(LIFE + MEET, read(&mut stream)).await.map_err(|_| PairingError::Expired)??;
     if let Some(why) = said["refused"].as_str() {
         return Err(PairingError::Refused(why.to_owned()));
     }

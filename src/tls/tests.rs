@@ -22,13 +22,17 @@ fn own(keys: &Directory, name: &str) -> cards::Own {
 fn end(at: &Path, name: &str, others: &[&str], whom: Whom) -> Arc<Tls> {
     let directory = made(at, name);
     for other in others {
-        directory.add(&own(&made(at, other), other).card).unwrap();
+        directory.add(&own(&made(at, other), other).card, &[]).unwrap();
     }
     Tls::open(directory.path(), Site::array(name), whom).unwrap()
 }
 
 /// What the listening end says of a caller.
 async fn meet(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Site> {
+    Ok(shown(listening, calling).await?.site)
+}
+
+async fn shown(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Shown> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let caller = tokio::spawn(async move {
@@ -38,12 +42,12 @@ async fn meet(listening: Arc<Tls>, calling: Arc<Tls>) -> io::Result<Site> {
         stream.read_u8().await
     });
     let (stream, _) = listener.accept().await.unwrap();
-    let (mut stream, site) = listening.accept(stream).await?;
+    let (mut stream, shown) = listening.accept(stream).await?;
     let heard = stream.read_u8().await?;
     stream.write_all(&[heard]).await?;
     stream.flush().await?;
     caller.await.unwrap()?;
-    Ok(site)
+    Ok(shown)
 }
 
 #[tokio::test]
@@ -77,7 +81,7 @@ async fn a_site_that_is_paired_later_is_believed_without_a_restart() {
     tokio::time::sleep(REFRESH).await;
     meet(Arc::clone(&witness), Arc::clone(&late)).await.unwrap_err();
     tokio::time::sleep(REFRESH).await;
-    Directory::new(&at.join("w")).add(&own(&made(at, "late"), "late").card).unwrap();
+    Directory::new(&at.join("w")).add(&own(&made(at, "late"), "late").card, &[]).unwrap();
     meet(Arc::clone(&witness), Arc::clone(&late)).await.unwrap_err();
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -132,13 +136,20 @@ async fn pair(change: impl Fn(Code) -> Code) -> (Result<Vec<Card>, PairingError>
         let mut told = Vec::new();
         let keys = made(&hosted, "w");
         let own = own(&keys, "w");
-        let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card).map(drop));
-        let ended = host("127.0.0.1:0".parse().unwrap(), own, 2, keep, |now| {
-            if let Told::Ready(code) = &now {
-                codes.send(code.clone()).unwrap();
-            }
-            told.push(now);
-        });
+        let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card, &[]).map(drop));
+        let ended = host(
+            "127.0.0.1:0".parse().unwrap(),
+            own,
+            2,
+            |_| Ok(()),
+            keep,
+            |now| {
+                if let Told::Ready(code) = &now {
+                    codes.send(code.clone()).unwrap();
+                }
+                told.push(now);
+            },
+        );
         let ended = timeout(ended).await;
         (ended, told)
     });
@@ -147,7 +158,7 @@ async fn pair(change: impl Fn(Code) -> Code) -> (Result<Vec<Card>, PairingError>
         let at = at.clone();
         async move {
             let keys = made(&at, name);
-            let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card).map(drop));
+            let keep = |cards: &[Card]| cards.iter().try_for_each(|card| keys.add(card, &[]).map(drop));
             timeout(join(&code, own(&keys, name), keep, || ())).await
         }
     };
@@ -195,4 +206,105 @@ async fn a_wrong_secret_is_refused_and_a_false_host_learns_nothing() {
     let (ended, _) = pair(digit(40)).await;
     assert!(matches!(ended, Err(PairingError::NotTheHost(_))), "{ended:?}");
     assert!("192.0.2.1:5809/12".parse::<Code>().is_err());
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn keys_and_cards_are_there_after_a_power_failure() {
+    use crate::mutation::{self, Mutation};
+    use crate::sys::mounted_tests::{mounted, power_failure};
+
+    let Some(at) = mounted("tls::tests::keys_and_cards_are_there_after_a_power_failure", &["xfs"]) else {
+        return;
+    };
+    let site = Site::array("array-a");
+    let path = at.join("deep/tls");
+    let kept = |broken| {
+        mutation::set(broken);
+        let keys = Directory::new(&path);
+        keys.make_own(&site, &[], true).unwrap();
+        mutation::set(None);
+        power_failure(&at);
+        keys.own_of(&site).is_ok()
+    };
+    assert!(!kept(Some(Mutation::CardNameNotSynced)));
+    assert!(kept(None));
+    // Made once more: the old file or the new one, never half of one; unless its content is not flushed.
+    let other = Site::witness("w");
+    let card = Directory::new(&at.join("other")).make_own(&other, &[], false).unwrap().card;
+    let added = |broken| {
+        mutation::set(broken);
+        // What a power failure has torn is no certificate, and is replaced only when that is said.
+        Directory::new(&path).add(&card, &[other.name.clone()]).unwrap();
+        mutation::set(None);
+        power_failure(&at);
+        Directory::new(&path).cards().is_ok_and(|cards| cards == [card.clone()])
+    };
+    assert!(!added(Some(Mutation::CardNotFlushed)));
+    assert!(added(None));
+}
+
+#[tokio::test]
+async fn whoever_was_believed_is_noticed_when_its_certificate_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let (witness, a) = (end(at, "w", &["a", "b"], Whom::AnyArray), end(at, "a", &["w"], Whom::AnyArray));
+    let shown_a = shown(Arc::clone(&witness), a).await.unwrap();
+    let shown_b = shown(witness, end(at, "b", &["w"], Whom::AnyArray)).await.unwrap();
+    let within = |seconds| Duration::from_secs(seconds);
+    tokio::time::timeout(within(3), shown_a.is_over()).await.unwrap_err();
+    // Its key was replaced, and the new certificate brought here.
+    let keys = Directory::new(&at.join("w"));
+    let new = Directory::new(&at.join("a")).make_own(&Site::array("a"), &[], true).unwrap().card;
+    keys.add(&new, &["a".to_owned()]).unwrap();
+    tokio::time::timeout(within(10), shown_a.is_over()).await.unwrap();
+    tokio::time::timeout(within(3), shown_b.is_over()).await.unwrap_err();
+    fs::remove_file(at.join("w/b.array.pem")).unwrap();
+    tokio::time::timeout(within(10), shown_b.is_over()).await.unwrap();
+}
+
+#[test]
+fn what_others_may_change_decides_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = made(directory.path(), "a");
+    keys.add(&own(&made(directory.path(), "b"), "b").card, &[]).unwrap();
+    assert_eq!(keys.cards().unwrap().len(), 1);
+    let card = keys.path().join("b.array.pem");
+    for (path, open, shut, advice) in
+        [(keys.path(), 0o777, 0o700, "chmod go-w"), (card.as_path(), 0o666, 0o644, "b.array.pem")]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(open)).unwrap();
+        let said = keys.cards().unwrap_err().to_string();
+        assert!(said.contains("written by others") && said.contains(advice), "{said}");
+        fs::set_permissions(path, fs::Permissions::from_mode(shut)).unwrap();
+    }
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&card, Some(12_345), None).unwrap();
+        let said = keys.cards().unwrap_err().to_string();
+        assert!(said.contains("belongs to user 12345") && said.contains("b.array.pem"), "{said}");
+        std::os::unix::fs::chown(&card, Some(0), None).unwrap();
+    }
+    let second = made(&directory.path().join("other"), "b");
+    fs::write(keys.path().join("second.pem"), own(&second, "b").card.to_string()).unwrap();
+    let said = keys.cards().unwrap_err().to_string();
+    assert!(
+        said.contains("second.pem") && said.contains("b.array.pem") && said.contains("array b"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_site_s_certificate_is_replaced_only_when_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = made(directory.path(), "w");
+    let [first, second] = ["one", "two"].map(|at| own(&made(&directory.path().join(at), "a"), "a").card);
+    assert!(!keys.add(&first, &[]).unwrap());
+    assert!(!keys.add(&first, &[]).unwrap());
+    for replaced in [vec![], vec!["b".to_owned()]] {
+        let said = keys.add(&second, &replaced).unwrap_err().to_string();
+        assert!(said.contains("--replace-site a"), "{said}");
+        assert_eq!(keys.cards().unwrap(), std::slice::from_ref(&first));
+    }
+    assert!(keys.add(&second, &["a".to_owned()]).unwrap());
+    assert_eq!(keys.cards().unwrap(), [second]);
 }

@@ -5,7 +5,10 @@
 //! - `stale_read:N`: after N stamped reads, one read is answered with what its block held before
 //!   its latest write.
 //! - `copy_stops:N`: after N regions were copied by a resync, the next one never ends.
+//! - `slow_restore:MS`: writing an image back takes MS milliseconds longer.
+//! - `images_fail:N`: from the Nth on, no image of a copy as it was can be made.
 //! - `bad_blocks:N`: every Nth physical block cannot be read until it is written (`store::fault`).
+//! - `dies_enrolled:1`: the array dies when it has been enrolled, before anything is copied to it.
 //! - `stall:MS`: every MS milliseconds all data threads stand still for one second.
 
 use std::collections::HashMap;
@@ -52,7 +55,16 @@ fn setting() -> Option<&'static (String, u64)> {
     SETTING
         .get_or_init(|| {
             let text = std::env::var("TWINLUN_FAULT").ok()?;
-            let known = ["drop_write", "stale_read", "stall", "copy_stops", "bad_blocks"];
+            let known = [
+                "drop_write",
+                "stale_read",
+                "stall",
+                "copy_stops",
+                "slow_restore",
+                "bad_blocks",
+                "dies_enrolled",
+                "images_fail",
+            ];
             let parsed = text.split_once(':').and_then(|(kind, n)| Some((kind.to_owned(), n.parse().ok()?)));
             match parsed {
                 Some((kind, n)) if known.contains(&kind.as_str()) && n > 0 => {
@@ -61,8 +73,8 @@ fn setting() -> Option<&'static (String, u64)> {
                 }
                 _ => {
                     panic!(
-                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, bad_blocks:N \
-                         is understood"
+                        "TWINLUN_FAULT={text}: one of drop_write:N, stale_read:N, stall:MS, copy_stops:N, \
+                         slow_restore:MS, bad_blocks:N, dies_enrolled:1, images_fail:N is understood"
                     )
                 }
             }
@@ -90,11 +102,34 @@ pub fn stall_every() -> Option<Duration> {
     setting().filter(|(kind, _)| kind == "stall").map(|(_, ms)| Duration::from_millis(*ms))
 }
 
+/// The array is to die now: it has been enrolled.
+pub fn dies_enrolled() {
+    if setting().is_some_and(|(kind, _)| kind == "dies_enrolled") {
+        tracing::warn!("this array dies on purpose");
+        std::process::abort();
+    }
+}
+
+/// Before an image is written back.
+pub async fn slow_restore() {
+    if let Some((_, ms)) = setting().filter(|(kind, _)| kind == "slow_restore") {
+        tokio::time::sleep(Duration::from_millis(*ms)).await;
+    }
+}
+
 /// This copy of a region is never to end.
 pub fn copy_stops() -> bool {
     static BEGUN: AtomicU64 = AtomicU64::new(0);
     setting()
         .filter(|(kind, _)| kind == "copy_stops")
+        .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
+}
+
+/// This image of a copy as it was is not to be made.
+pub fn image_fails() -> bool {
+    static BEGUN: AtomicU64 = AtomicU64::new(1);
+    setting()
+        .filter(|(kind, _)| kind == "images_fail")
         .is_some_and(|(_, n)| BEGUN.fetch_add(1, Ordering::Relaxed) >= *n)
 }
 

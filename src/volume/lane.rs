@@ -26,6 +26,19 @@ pub enum LaneFrame {
         header: FrameHeader,
         data: Buffer,
     },
+    /// A question for the digests of the header's extent.
+    AskSums {
+        group: GroupId,
+        volume: VolumeId,
+        header: FrameHeader,
+    },
+    /// The digests that were asked for, under the header that asked.
+    Sums {
+        group: GroupId,
+        volume: VolumeId,
+        header: FrameHeader,
+        data: Buffer,
+    },
     Acknowledge {
         volume: VolumeId,
         session: SessionId,
@@ -47,9 +60,19 @@ pub struct LaneOut {
     queue: RefCell<VecDeque<LaneFrame>>,
     wake: Notify,
     closed: Cell<bool>,
+    /// Newest version of the lane format that the peer speaks.
+    version: u8,
 }
 
 impl LaneOut {
+    pub fn new(version: u8) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    pub const fn version(&self) -> u8 {
+        self.version
+    }
+
     /// Queues a frame; dropped when the lane is closed (the session ends with it anyway).
     pub fn push(&self, frame: LaneFrame) {
         if self.closed.get() {

@@ -11,6 +11,14 @@ use super::shell::Volume;
 /// Physical blocks written anew by this process, for `/metrics`.
 pub static MENDED_BLOCKS: AtomicU64 = AtomicU64::new(0);
 
+/// Who found what cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// A host's command, which is answered with the peer's blocks.
+    Host,
+    Verify,
+}
+
 /// How a mending went, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mending {
@@ -20,14 +28,21 @@ pub struct Mending {
     pub mended: u64,
     /// The block at which writing failed, too.
     pub failed_at: Option<u64>,
+    pub found_by: For,
 }
 
 /// Looks at each physical block of `extent` and writes the one of `data` where it cannot be read;
 /// what can be read stays as it is, holes among it. (A write makes a disk put a good sector in the
 /// place of a bad one.) Stops at the first that cannot be written.
-pub(super) async fn mend(volume: &Volume, handle: &Handle, extent: Extent, data: &Buffer) -> StoreResult {
+pub(super) async fn mend(
+    volume: &Volume,
+    handle: &Handle,
+    extent: Extent,
+    data: &Buffer,
+    found_by: For,
+) -> StoreResult {
     let mut at = extent.lba;
-    let mut mending = Mending { lba: extent.lba, mended: 0, failed_at: None };
+    let mut mending = Mending { lba: extent.lba, mended: 0, failed_at: None, found_by };
     while at < extent.end() {
         let block = Extent::new(at, BLOCKS_PER_PHYSICAL.min(extent.end() - at));
         at = block.end();

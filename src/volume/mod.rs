@@ -14,14 +14,16 @@ mod perform;
 mod service;
 mod shell;
 mod thread;
+mod verify;
 mod work;
 
 pub use completion::{Completion, CompletionQueue, ReplyTo};
 pub use keeping::{KeptImage, RollBackError};
 pub use lane::{LaneFrame, LaneOut};
-pub use mend::{MENDED_BLOCKS, Mending};
-pub use perform::{RESYNC_BYTES, run_job};
+pub use mend::{For, MENDED_BLOCKS, Mending};
+pub use perform::{RESYNC_BYTES, note_written, run_job, take_written};
 pub use service::{BlockVolume, Submitted, Ticket};
 pub use shell::{Listener, Volume};
 pub use thread::{DataThread, Job, Mailboxes};
+pub use verify::Verified;
 pub use work::Work;

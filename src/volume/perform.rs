@@ -4,12 +4,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task;
 
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Request, StoreResult};
-use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId};
+use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId, frame};
 use crate::store::{Durability, Handle};
 use crate::sys::buffer::Buffer;
 
@@ -17,6 +17,7 @@ use super::lane::{LaneFrame, LaneOut};
 use super::mend;
 use super::shell::{Effects, Volume};
 use super::thread::{DataThread, Job};
+use super::verify;
 use super::work::Work;
 use super::{Completion, CompletionQueue};
 
@@ -27,6 +28,22 @@ const _: () = assert!(1024 * 1024 / COPY_FRAME_BYTES <= Limits::COPY_FRAMES_MAX 
 
 /// Bytes sent by copies (resync and recovery) since the start; holes cost none.
 pub static RESYNC_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Something on this array has changed that a backup of before would lack.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this array's data, or what it has voted, changes now.
+pub fn note_written() {
+    // A cache line that every data thread reads is written to once in a while only.
+    if !WRITTEN.load(Ordering::Relaxed) {
+        WRITTEN.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Was anything written since this was asked last?
+pub fn take_written() -> bool {
+    WRITTEN.swap(false, Ordering::Relaxed)
+}
 
 /// Carries out everything; outcomes go to their queues.
 pub(super) fn carry_out(volume: &Volume, effects: Effects) {
@@ -99,10 +116,54 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 out.push(LaneFrame::Acknowledge { volume: volume.id(), session, sequence, result });
             }
         }
-        Work::Give { group, lane, header, data } => {
+        Work::Give { group, lane, header, data, sums } => {
             if let Some(out) = thread.lane(lane) {
-                out.push(LaneFrame::Given { group, volume: volume.id(), header, data });
+                let volume = volume.id();
+                out.push(if sums {
+                    LaneFrame::Sums { group, volume, header, data }
+                } else {
+                    LaneFrame::Given { group, volume, header, data }
+                });
             }
+        }
+        Work::LendSums { apply, extent } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.lent(apply, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let summed = verify::sum(&handle, extent).await;
+                let read = summed.map(|summed| Buffer::copy_of(summed.sums.as_flattened()));
+                move |effects: &mut Effects| volume.lent(apply, read, effects)
+            });
+        }
+        Work::Sum { group, check, lane, header } => {
+            match thread.lane(lane) {
+                Some(out) if out.version() >= frame::KNOWS_SUMS => {
+                    out.push(LaneFrame::AskSums { group, volume: volume.id(), header });
+                }
+                Some(_) => volume.verify_unknown_there(next),
+                // The lane's loss ends the session, and the check with it.
+                None => {}
+            }
+            let Some(handle) = thread.handle(volume) else {
+                volume.summed(check, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let summed = verify::sum(&handle, header.extent).await;
+                move |effects: &mut Effects| volume.summed(check, summed, effects)
+            });
+        }
+        Work::Weigh { check, extent, data } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.weighed(check, Err(StoreResult::Failed), next);
+                return;
+            };
+            run(volume, &handle, false, next, |volume, handle| async move {
+                let weighing = verify::weigh(&volume, &handle, extent, &data).await;
+                move |effects: &mut Effects| volume.weighed(check, weighing, effects)
+            });
         }
         Work::Lend { apply, extent } => {
             let Some(handle) = thread.handle(volume) else {
@@ -120,7 +181,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
-                let result = mend::mend(&volume, &handle, extent, &data).await;
+                let result = mend::mend(&volume, &handle, extent, &data, mend::For::Host).await;
                 move |effects: &mut Effects| volume.mended(command, result, effects)
             });
         }
@@ -143,6 +204,9 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 });
                 return;
             }
+            if request.op.writes() {
+                note_written();
+            }
             run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
                 let result = handle.execute(request, &data, Durability::Stable).await;
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
@@ -164,6 +228,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 return;
             };
             let request = Request { op: header.op, extent: header.extent };
+            note_written();
             // Keeping waits for a file, whatever the volume's own lies on.
             let inline = keep.is_none() && handle.is_inline_for(request);
             run(volume, &handle, inline, next, |volume, handle| async move {
@@ -171,10 +236,13 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                     Some(life) => volume.keep(&handle, life, request.extent).await,
                     None => Ok(()),
                 };
-                let result = match kept {
+                let mut result = match kept {
                     Ok(()) => handle.execute(request, &data, Durability::Stable).await,
                     Err(failed) => failed,
                 };
+                if result == StoreResult::NoSpace && keep.is_some() && volume.give_image_up().await {
+                    result = handle.execute(request, &data, Durability::Stable).await;
+                }
                 move |effects: &mut Effects| volume.applied(apply, result, effects)
             });
         }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Outcome, Request, StoreResult};
 use crate::mirror::{
-    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, ImageStep, LaneId, SessionId,
-    VolumeAction, VolumeId,
+    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, Sum, VolumeAction,
+    VolumeId, Weighing,
 };
 use crate::store::DataFile;
 use crate::sys::buffer::Buffer;
@@ -20,6 +20,7 @@ use super::latency;
 use super::mend::Mending;
 use super::perform;
 use super::thread::{DataThread, Mailboxes};
+use super::verify::{Summed, Verifying};
 use super::work::Work;
 use super::{BlockVolume, Completion, ReplyTo, Submitted, Ticket};
 
@@ -29,8 +30,8 @@ pub trait Listener: Send + Sync + fmt::Debug {
     fn poke(&self, volume: VolumeId);
     /// Pages of the dirty map wait to be written.
     fn persist_map(&self, volume: &Volume);
-    /// The image of the copy as it was is of no use any more ([`Volume::let_image_go`]).
-    fn let_image_go(&self, volume: &Volume, step: ImageStep);
+    /// The image of the copy as it was may count no more ([`Volume::release_image`]).
+    fn release_image(&self, volume: &Volume);
     /// Something could not be read here, and was answered with the peer's data.
     fn read_failed(&self, volume: &Volume, mending: Mending);
 }
@@ -47,6 +48,7 @@ struct Shared {
     /// A poke is on its way already.
     poked: AtomicBool,
     keeping: Keeping,
+    verifying: Verifying,
     inner: Mutex<Inner>,
 }
 
@@ -63,7 +65,7 @@ struct Inner {
     /// The group it is mirrored in; frames name it.
     group: Option<GroupId>,
     commands: Vec<Option<Pending>>,
-    applies: Vec<Option<(ApplyId, Buffer)>>,
+    applies: Vec<Option<Held>>,
     /// The core's outputs; empty between calls.
     actions: Vec<VolumeAction>,
 }
@@ -82,6 +84,15 @@ struct Pending {
     fetched: Option<(Extent, Buffer)>,
 }
 
+/// What came with a frame of the peer, or was read for it, under its slot in the core.
+#[derive(Debug)]
+struct Held {
+    apply: ApplyId,
+    data: Buffer,
+    /// It asks for digests.
+    sums: bool,
+}
+
 /// What a call into the core brought about, to be done without the lock.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
@@ -90,17 +101,13 @@ pub(super) struct Effects {
     pub done: Vec<(ReplyTo, Completion)>,
     pub poke: bool,
     pub persist: bool,
-    /// What is to be done with the image of the copy as it was.
-    pub image_step: Option<ImageStep>,
+    /// The image of the copy as it was may count no more.
+    pub release_image: bool,
 }
 
 impl Effects {
     pub fn is_empty(&self) -> bool {
-        self.work.is_empty()
-            && self.done.is_empty()
-            && !self.poke
-            && !self.persist
-            && self.image_step.is_none()
+        self.work.is_empty() && self.done.is_empty() && !self.poke && !self.persist && !self.release_image
     }
 }
 
@@ -115,8 +122,16 @@ impl Volume {
         let inner =
             Inner { core, group: None, commands: Vec::new(), applies: Vec::new(), actions: Vec::new() };
         let poked = AtomicBool::new(false);
-        let keeping = Keeping::default();
-        Self(Arc::new(Shared { id, file, mailboxes, listener, poked, keeping, inner: Mutex::new(inner) }))
+        Self(Arc::new(Shared {
+            id,
+            file,
+            mailboxes,
+            listener,
+            poked,
+            keeping: Keeping::default(),
+            verifying: Verifying::default(),
+            inner: Mutex::new(inner),
+        }))
     }
 
     pub fn id(&self) -> VolumeId {
@@ -129,6 +144,10 @@ impl Volume {
 
     pub(super) fn keeping(&self) -> &Keeping {
         &self.0.keeping
+    }
+
+    pub(super) fn verifying(&self) -> &Verifying {
+        &self.0.verifying
     }
 
     pub fn mailboxes(&self) -> &Mailboxes {
@@ -152,7 +171,7 @@ impl Volume {
         let mut actions = std::mem::take(&mut inner.actions);
         let result = call(&mut inner, context, &mut actions);
         inner.collect(&mut actions, effects, &self.0.mailboxes, thread, context.now.grantor);
-        effects.image_step = inner.core.take_image_step().or(effects.image_step);
+        effects.release_image |= inner.core.take_image_spent();
         inner.actions = actions;
         result
     }
@@ -182,6 +201,15 @@ impl Volume {
 
     /// A frame of the peer came in on a lane of this thread.
     pub fn receive(&self, lane: LaneId, header: FrameHeader, data: Buffer) {
+        self.take(lane, header, data, false);
+    }
+
+    /// A question of the peer for the digests of an extent came in on a lane of this thread.
+    pub fn receive_question(&self, lane: LaneId, header: FrameHeader) {
+        self.take(lane, header, Buffer::empty(), true);
+    }
+
+    fn take(&self, lane: LaneId, header: FrameHeader, data: Buffer, sums: bool) {
         let mut effects = Effects::default();
         self.call(&mut effects, |inner, context, out| {
             if let Some(apply) = inner.core.receive(lane, header, context, out) {
@@ -189,7 +217,7 @@ impl Volume {
                 if inner.applies.len() <= at {
                     inner.applies.resize_with(at + 1, || None);
                 }
-                inner.applies[at] = Some((apply, data));
+                inner.applies[at] = Some(Held { apply, data, sums });
             }
         });
         perform::carry_out(self, effects);
@@ -203,14 +231,47 @@ impl Volume {
     /// Blocks that this volume asked the peer for.
     pub fn given(&self, header: FrameHeader, data: Buffer) {
         let mut effects = Effects::default();
+        let mut weigh = None;
         self.call(&mut effects, |inner, context, out| {
             if let Some(command) = inner.core.fetched(header, context, out)
                 && let Some(pending) = inner.pending_mut(command)
             {
                 pending.fetched = Some((header.extent, data));
+                return;
+            }
+            if let Some(check) = inner.core.blocks_given(header, context) {
+                let thread = DataThread::current_index().unwrap_or(0);
+                weigh = Some((Work::Weigh { check, extent: header.extent, data }, thread));
             }
         });
+        effects.work.extend(weigh);
         perform::carry_out(self, effects);
+    }
+
+    /// Digests that this volume asked the peer for.
+    pub fn sums_given(&self, header: FrameHeader, sums: Vec<Sum>) {
+        self.with(|core, context, out| core.sums_given(header, sums, context, out));
+    }
+
+    pub(super) fn verify_unknown_there(&self, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| inner.core.verify_unknown_there(context, out));
+    }
+
+    pub(super) fn summed(&self, check: CopyId, summed: Result<Summed, StoreResult>, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| {
+            let hole = summed.as_ref().is_ok_and(|summed| summed.hole);
+            let sums = summed.ok().map(|summed| summed.sums);
+            inner.core.summed(check, sums, hole, context, out);
+        });
+    }
+
+    pub(super) fn weighed(
+        &self,
+        check: CopyId,
+        weighing: Result<Weighing, StoreResult>,
+        effects: &mut Effects,
+    ) {
+        self.call(effects, |inner, context, out| inner.core.weighed(check, weighing, context, out));
     }
 
     /// What the peer asked for was read.
@@ -220,8 +281,8 @@ impl Volume {
             match read {
                 // Taken from there by the core's `Give`, if one comes of this.
                 Ok(data) => {
-                    if let Some(Some((_, kept))) = inner.applies.get_mut(apply.slot() as usize) {
-                        *kept = data;
+                    if let Some(Some(held)) = inner.applies.get_mut(apply.slot() as usize) {
+                        held.data = data;
                     }
                 }
                 Err(failed) => result = failed,
@@ -286,8 +347,9 @@ impl Volume {
         if effects.persist {
             self.0.listener.persist_map(self);
         }
-        if let Some(step) = effects.image_step {
-            self.0.listener.let_image_go(self, step);
+        // One that is being made is looked at by whoever makes it.
+        if effects.release_image && self.0.keeping.has_image() {
+            self.0.listener.release_image(self);
         }
         if effects.poke && !self.0.poked.swap(true, Ordering::AcqRel) {
             self.0.listener.poke(self.0.id);
@@ -347,9 +409,12 @@ impl Inner {
         self.commands.get_mut(command.slot() as usize)?.as_mut().filter(|p| p.command == command)
     }
 
-    fn free_apply(&mut self, apply: ApplyId) -> Option<Buffer> {
-        let slot = self.applies.get_mut(apply.slot() as usize)?;
-        slot.take_if(|(id, _)| *id == apply).map(|(_, data)| data)
+    fn free_apply(&mut self, apply: ApplyId) -> Option<Held> {
+        self.applies.get_mut(apply.slot() as usize)?.take_if(|held| held.apply == apply)
+    }
+
+    fn held(&self, apply: ApplyId) -> Option<&Held> {
+        self.applies.get(apply.slot() as usize)?.as_ref().filter(|held| held.apply == apply)
     }
 
     /// Turns the core's actions into work with payloads, and outcomes into completions.
@@ -425,21 +490,32 @@ impl Inner {
                     let Some(group) = self.group else { continue };
                     effects.work.push((Work::Copy { group, copy, lane, header }, mailboxes.thread_of(lane)));
                 }
+                VolumeAction::Sum { check, lane, header } => {
+                    let Some(group) = self.group else { continue };
+                    effects.work.push((Work::Sum { group, check, lane, header }, mailboxes.thread_of(lane)));
+                }
+                VolumeAction::AskBlocks { lane, header } => {
+                    let Some(group) = self.group else { continue };
+                    let work = Work::Mirror { group, lane, header, data: Buffer::empty() };
+                    effects.work.push((work, mailboxes.thread_of(lane)));
+                }
                 VolumeAction::Apply { apply, lane, header } if header.op == Op::Read => {
-                    let work = Work::Lend { apply, extent: header.extent };
+                    let sums = self.held(apply).is_some_and(|held| held.sums);
+                    let extent = header.extent;
+                    let work =
+                        if sums { Work::LendSums { apply, extent } } else { Work::Lend { apply, extent } };
                     effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
                 }
                 VolumeAction::Give { apply, lane, header } => {
-                    let Some(data) = self.free_apply(apply) else { continue };
+                    let Some(Held { data, sums, .. }) = self.free_apply(apply) else { continue };
                     let Some(group) = self.group else { continue };
-                    let work = Work::Give { group, lane, header, data };
+                    let work = Work::Give { group, lane, header, data, sums };
                     effects.work.push((work, mailboxes.thread_of(lane)));
                 }
                 VolumeAction::Apply { apply, lane, header } => {
-                    let slot = self.applies.get(apply.slot() as usize).and_then(Option::as_ref);
-                    if let Some((_, data)) = slot.filter(|(id, _)| *id == apply) {
+                    if let Some(data) = self.held(apply).map(|held| held.data.clone()) {
                         let keep = self.core.image_to_keep();
-                        let work = Work::Apply { apply, header, data: data.clone(), keep };
+                        let work = Work::Apply { apply, header, data, keep };
                         effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
                     }
                 }

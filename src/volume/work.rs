@@ -20,8 +20,14 @@ pub enum Work {
     Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64> },
     /// A question of the peer for blocks of this copy.
     Lend { apply: ApplyId, extent: Extent },
-    /// The blocks that the peer asked for.
-    Give { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer },
+    /// A question of the peer for digests of this copy.
+    LendSums { apply: ApplyId, extent: Extent },
+    /// The blocks, or with `sums` the digests, that the peer asked for.
+    Give { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer, sums: bool },
+    /// Verify: the digests of this copy, and the question for the peer's.
+    Sum { group: GroupId, check: CopyId, lane: LaneId, header: FrameHeader },
+    /// Verify: the peer's blocks against this copy's.
+    Weigh { check: CopyId, extent: Extent, data: Buffer },
     /// The peer's blocks over what of their extent cannot be read here.
     Mend { command: CommandId, extent: Extent, data: Buffer },
     /// The end of a frame to the peer. `None`: refused.

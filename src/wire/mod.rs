@@ -16,8 +16,13 @@ use crate::group::{BootNonce, SessionMessage};
 pub const HEADER_LEN: usize = 16;
 /// Longest payload: the objects of one group, whole, as the largest thing that is sent.
 pub const PAYLOAD_MAX: usize = 8 << 20;
+/// Longest payload of a first frame: a hello, or a refusal. What it says is not believed yet, and takes
+/// no memory.
+pub const FIRST_PAYLOAD_MAX: usize = 1024;
 /// Longest name in a hello.
-pub const NAME_MAX: usize = 64;
+pub const NAME_MAX: usize = 24;
+/// Longest reason of a refusal in bytes; the rest is cut off.
+pub const WHY_MAX: usize = 512;
 /// Most messages in one batch; a sender with more sends several.
 pub const BATCH_MAX: usize = 4096;
 /// Version written here, and the oldest reader that understands it.
@@ -40,7 +45,7 @@ pub struct Hello {
     pub identity: [u8; 16],
     /// Random at each start of the sender (rule 16).
     pub nonce: BootNonce,
-    /// Starts of the sender's `data_dir`, this one included.
+    /// Age of the sender's `data_dir`: higher with each start, and within one ([`Frame::Age`]).
     pub life: u64,
     /// The sender's name, for operators.
     pub name: String,
@@ -48,6 +53,9 @@ pub struct Hello {
     pub system: u32,
     /// Data lanes the sender wants; the smaller number counts.
     pub lanes: u16,
+    /// To the witness: the name of the sender's other array. Empty: it does not say; not on the wire then,
+    /// as in hellos of before.
+    pub peer: String,
 }
 
 /// One frame.
@@ -74,6 +82,8 @@ pub enum Frame {
     },
     /// The sender does not speak to the receiver, and why; it closes the connection.
     Refused(String),
+    /// The sender's `data_dir` is so old now, durably; the receiver notes it down as that of a hello.
+    Age(u64),
     /// As `Refused`: the receiver's `data_dir` is older than one that was heard before. It can only go on as a
     /// new array (rule 18).
     Restored(String),
@@ -105,6 +115,7 @@ const REQUEST: u8 = 6;
 const REPLY: u8 = 7;
 const REFUSED: u8 = 8;
 const RESTORED: u8 = 9;
+const AGE: u8 = 10;
 
 impl Frame {
     const fn kind(&self) -> u8 {
@@ -118,6 +129,7 @@ impl Frame {
             Self::Reply { .. } => REPLY,
             Self::Refused(_) => REFUSED,
             Self::Restored(_) => RESTORED,
+            Self::Age(_) => AGE,
         }
     }
 
@@ -155,8 +167,11 @@ impl Frame {
                 w.u32(hello.system);
                 w.u16(hello.lanes);
                 text(&mut w, &hello.name);
+                if !hello.peer.is_empty() {
+                    text(&mut w, &hello.peer);
+                }
             }
-            Self::Ping(number) | Self::Pong(number) => w.u64(*number),
+            Self::Ping(number) | Self::Pong(number) | Self::Age(number) => w.u64(*number),
             Self::Batch(messages) => {
                 w.u16(u16::try_from(messages.len()).unwrap_or(u16::MAX));
                 for message in messages.iter().take(BATCH_MAX) {
@@ -181,6 +196,7 @@ impl Frame {
             HELLO => read_hello(&mut r).map(Self::Hello),
             PING => r.u64().map(Self::Ping),
             PONG => r.u64().map(Self::Pong),
+            AGE => r.u64().map(Self::Age),
             BATCH => read_batch(&mut r).map(Self::Batch),
             SESSION => read_session(&mut r),
             REQUEST | REPLY => {
@@ -194,8 +210,8 @@ impl Frame {
                     Self::Reply { number, body }
                 });
             }
-            REFUSED => return Ok(Self::Refused(String::from_utf8_lossy(payload).into_owned())),
-            RESTORED => return Ok(Self::Restored(String::from_utf8_lossy(payload).into_owned())),
+            REFUSED => return Ok(Self::Refused(why(payload))),
+            RESTORED => return Ok(Self::Restored(why(payload))),
             other => return Err(WireError::Kind(other)),
         };
         frame.filter(|_| r.is_empty()).ok_or(WireError::Shape(kind))
@@ -217,9 +233,23 @@ fn read_hello(r: &mut Reader<'_>) -> Option<Hello> {
     };
     let (identity, nonce) = (r.array()?, BootNonce(r.array()?));
     let (life, system, lanes) = (r.u64()?, r.u32()?, r.u16()?);
+    let name = read_name(r)?;
+    let peer = if r.is_empty() { String::new() } else { read_name(r)? };
+    Some(Hello { role, identity, nonce, life, name, system, lanes, peer })
+}
+
+/// A site's name: nothing that could look like something else in a log.
+fn read_name(r: &mut Reader<'_>) -> Option<String> {
     let length = usize::from(r.u8()?);
-    let name = String::from_utf8(r.slice(length).filter(|_| length <= NAME_MAX)?.to_vec()).ok()?;
-    Some(Hello { role, identity, nonce, life, name, system, lanes })
+    let name = r.slice(length).filter(|_| (1..=NAME_MAX).contains(&length))?;
+    let fits = name.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    String::from_utf8(name.to_vec()).ok().filter(|_| fits)
+}
+
+/// The reason of a refusal, of bounded length and without control characters.
+fn why(payload: &[u8]) -> String {
+    let payload = payload.get(..WHY_MAX).unwrap_or(payload);
+    String::from_utf8_lossy(payload).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn read_batch(r: &mut Reader<'_>) -> Option<Vec<Message>> {
@@ -240,6 +270,25 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     digest.update(header);
     digest.update(payload);
     u32::try_from(digest.finalize()).unwrap_or(u32::MAX) // a 32-bit CRC in a u64
+}
+
+/// As [`decode`], of an end that is not believed yet: a hello or a refusal, and nothing long.
+///
+/// # Errors
+/// As [`decode`]; any other frame, known by its header.
+pub fn decode_first(bytes: &[u8]) -> Result<Option<(Frame, usize)>, WireError> {
+    if let Some(&[m0, m1, m2, m3, _, _, kind, _, l0, l1, l2, l3, ..]) = bytes.first_chunk::<HEADER_LEN>()
+        && [m0, m1, m2, m3] == MAGIC
+    {
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if !matches!(kind, HELLO | REFUSED | RESTORED) {
+            return Err(WireError::Kind(kind));
+        }
+        if !usize::try_from(length).is_ok_and(|length| length <= FIRST_PAYLOAD_MAX) {
+            return Err(WireError::TooLong(length));
+        }
+    }
+    decode(bytes)
 }
 
 /// Takes the next frame off the front of `bytes`: the frame and its length in bytes. `None`: more

@@ -49,6 +49,7 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
                 Decline::Old => 2,
                 Decline::Members => 3,
                 Decline::Diverged => 4,
+                Decline::DiskBad => 5,
             });
         }
         SessionMessage::JoinQuery { session: id, group_state } => {
@@ -78,6 +79,10 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
         SessionMessage::WitnessLost(lost) => {
             w.u8(9);
             w.bool(*lost);
+        }
+        SessionMessage::DiskBad(bad) => {
+            w.u8(10);
+            w.bool(*bad);
         }
         SessionMessage::Reply { number, result } => {
             w.u8(8);
@@ -124,6 +129,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
                 2 => Decline::Old,
                 3 => Decline::Members,
                 4 => Decline::Diverged,
+                5 => Decline::DiskBad,
                 _ => return None,
             },
         },
@@ -148,6 +154,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
             },
         },
         9 => SessionMessage::WitnessLost(r.bool()?),
+        10 => SessionMessage::DiskBad(r.bool()?),
         _ => return None,
     })
 }
@@ -173,6 +180,8 @@ const REFUSALS: &[(u8, Refused)] = &[
     (17, Refused::PromiseHolds),
     (18, Refused::NotReversed),
     (19, Refused::PrimaryAlone),
+    (20, Refused::DiskBad),
+    (21, Refused::PeerDiskBad),
 ];
 
 /// A refusal without a code of its own is told as `Busy`: try again.

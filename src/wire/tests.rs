@@ -8,22 +8,23 @@ fn samples() -> Vec<Frame> {
     let group = GroupId([7; 16]);
     let session = SessionId { boot: 3, counter: 9 };
     let message = Message { group, chosen: None, incarnation: Some(Incarnation([1; 16])), body: Body::Learn };
-    let hello = |role| {
-        let name = "array-\u{e4}".into();
+    let hello = |role, peer: &str| {
         Frame::Hello(Hello {
             role,
             identity: [1; 16],
             nonce: BootNonce([2; 16]),
             life: 3,
-            name,
+            name: "array-a".into(),
             system: 7,
             lanes: 2,
+            peer: peer.into(),
         })
     };
     let inside = |message| Frame::Session { group, message };
     vec![
-        hello(Role::Array(Side::B)),
-        hello(Role::Witness(Incarnation([9; 16]))),
+        hello(Role::Array(Side::B), "array-b"),
+        hello(Role::Array(Side::B), ""),
+        hello(Role::Witness(Incarnation([9; 16])), ""),
         Frame::Ping(1),
         Frame::Pong(u64::MAX),
         Frame::Batch(vec![message, message]),
@@ -78,20 +79,42 @@ fn a_foreign_protocol_is_known_by_its_first_bytes() {
 }
 
 #[test]
-fn a_name_is_cut_at_a_character() {
-    let mut bytes = Vec::new();
-    let hello = Hello {
-        role: Role::Array(Side::A),
-        identity: [0; 16],
-        nonce: BootNonce::default(),
-        life: 0,
-        name: "\u{e4}".repeat(40),
-        system: 0,
-        lanes: 0,
+fn what_is_no_site_s_name_is_no_hello() {
+    for name in ["", "array\n2026-01-01 all is well", "Array", "array-\u{e4}", "a".repeat(25).as_str()] {
+        let mut payload = Vec::new();
+        let mut w = Writer::new(&mut payload);
+        w.u8(1);
+        w.side(Side::A);
+        w.bytes(&[0; 16 + 16 + 8 + 4 + 2]);
+        w.u8(u8::try_from(name.len()).unwrap());
+        w.bytes(name.as_bytes());
+        assert_eq!(Frame::decode_payload(HELLO, &payload), Err(WireError::Shape(HELLO)), "{name:?}");
+    }
+}
+
+#[test]
+fn a_reason_is_cut_and_holds_no_line_of_its_own() {
+    let Ok(Frame::Refused(why)) =
+        Frame::decode_payload(REFUSED, &[b"x\n"[..].to_vec(), vec![b'y'; 9000]].concat())
+    else {
+        panic!("no refusal")
     };
-    Frame::Hello(hello).encode(&mut bytes);
-    let Ok(Some((Frame::Hello(read), _))) = decode(&bytes) else { panic!("no hello") };
-    assert_eq!(read.name, "\u{e4}".repeat(32));
+    assert_eq!(why, format!("x {}", "y".repeat(WHY_MAX - 2)));
+}
+
+#[test]
+fn nothing_long_is_waited_for_from_an_end_that_said_no_hello() {
+    let mut bytes = Vec::new();
+    Frame::Reply { number: 1, body: vec![0; PAYLOAD_MAX - 8] }.encode(&mut bytes);
+    assert_eq!(decode_first(&bytes[..HEADER_LEN]), Err(WireError::Kind(REPLY)));
+    assert_eq!(decode(&bytes[..HEADER_LEN]), Ok(None));
+    bytes[6] = HELLO;
+    assert!(matches!(decode_first(&bytes[..HEADER_LEN]), Err(WireError::TooLong(_))));
+    for frame in samples().into_iter().take(3) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        assert_eq!(decode_first(&bytes), Ok(Some((frame, bytes.len()))));
+    }
 }
 
 proptest! {

@@ -62,8 +62,12 @@ mod tests {
     fn only_the_last_durable_state_is_proved() {
         let directory = tempfile::tempdir().unwrap();
         let token = Token::new(directory.path(), uuid::Uuid::nil()).unwrap();
-        let image =
-            |sequence| WitnessImage { incarnation: Incarnation([3; 16]), sequence, groups: BTreeMap::new() };
+        let image = |sequence| WitnessImage {
+            incarnation: Incarnation([3; 16]),
+            sequence,
+            groups: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        };
         assert!(!token.proves(&image(4)), "no token yet");
         token.write(Incarnation([3; 16]), 4).unwrap();
         assert!(token.proves(&image(4)));

@@ -11,14 +11,18 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-use crate::arbitration::{Connection, Incarnation, Side, Timers, WitnessAction, WitnessCore, WitnessImage};
+use crate::arbitration::{
+    self, Connection, Incarnation, SiteName, Timers, WitnessAction, WitnessCore, WitnessImage,
+};
 use crate::config::WitnessConfig;
 use crate::format::{EnvelopeError, Format, Slots};
 use crate::group::BootNonce;
 use crate::link::channel::{self, Event, Framed, Sender};
 use crate::link::lives;
-use crate::link::said::Said;
+use crate::link::places::{self, Places};
+use crate::link::refusals::Refusals;
 use crate::link::stream::Stream;
 use crate::store::data_dir::{DataDir, DataDirError, Owner};
 use crate::store::lives::Lives;
@@ -35,8 +39,11 @@ const STATE: Slots =
     Slots { format: Format { magic: *b"TWLNWST\0", version: 1, readable_from: 1 }, slot_len: 1 << 20 };
 /// Connections at a time: two for each of a few hundred pairs.
 const CONNECTIONS_MAX: usize = 1024;
-/// Connections that may be at their handshake and hello at once; more are closed, they are strangers.
-const STRANGERS_MAX: usize = 64;
+/// Connections that may be at their handshake and hello at once; more are closed. Addresses of arrays that
+/// were believed before have places of their own.
+const STRANGERS: places::Limits = places::Limits { strangers: 48, of_one: 4, known: 32 };
+/// Connections of one array: the present one, and one that has broken and does not know it yet.
+const CONNECTIONS_OF_ONE_MAX: usize = 2;
 const RUN_DIR: &str = "/run/twinlun";
 
 #[derive(Debug, Error)]
@@ -85,6 +92,9 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
         .secures()
         .map(|at| Tls::open(at, Site::witness(&settings.name), Whom::AnyArray))
         .transpose()?;
+    if settings.allow_plaintext {
+        tracing::warn!("the connections of arrays are not encrypted (allow_plaintext)");
+    }
     let data_dir = DataDir::open(&settings.data_dir, Owner::Witness, engine())?;
     let (state, body) = RecordFile::open(&settings.data_dir.join("state"), STATE, data_dir.engine())?;
     let image = body.map(|body| WitnessImage::decode(&body)).transpose()?;
@@ -108,6 +118,7 @@ pub fn run(config: &WitnessConfig, timers: Timers) -> Result<(), WitnessError> {
         name: settings.name.clone(),
         system: 0,
         lanes: 0,
+        peer: String::new(),
     };
     if let Err(error) = thread::raise_priority() {
         tracing::debug!(%error, "no raised priority");
@@ -152,9 +163,28 @@ fn disk(
     }
 }
 
+/// An array that is connected.
 struct Caller {
-    side: Side,
+    hello: Hello,
+    /// As its certificate and its hello say.
+    array: arbitration::Caller,
+    /// Without TLS anybody may use any name: then arrays of one name are told apart by this.
+    identity: Option<[u8; 16]>,
     sender: Sender,
+}
+
+impl Caller {
+    /// `None`: no array, which `welcome` has refused.
+    fn new(hello: &Hello, secured: bool, sender: Sender) -> Option<Self> {
+        let Role::Array(side) = hello.role else { return None };
+        let array =
+            arbitration::Caller { side, name: SiteName::new(&hello.name)?, peer: SiteName::new(&hello.peer) };
+        Some(Self { hello: hello.clone(), array, identity: (!secured).then_some(hello.identity), sender })
+    }
+
+    fn is_of(&self, other: &Self) -> bool {
+        (self.array.name, self.identity) == (other.array.name, other.identity)
+    }
 }
 
 /// What the witness keeps on disk.
@@ -179,12 +209,15 @@ async fn serve(
     std::thread::Builder::new().name("disk".into()).spawn(move || disk(state, &token, &queue, &done))?;
     let (events, mut heard) = mpsc::unbounded_channel();
     let mut callers: BTreeMap<Connection, Caller> = BTreeMap::new();
+    let secured = tls.is_some();
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
+    let strangers = Places::new(STRANGERS);
     let mut next = 1;
-    let said = Arc::new(Said::default());
+    let refusals = Arc::new(Refusals::default());
+    let mut foreign = None;
+    let mut tasks: BTreeMap<Connection, AbortHandle> = BTreeMap::new();
     loop {
         for action in actions.drain(..) {
             match action {
@@ -204,34 +237,36 @@ async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                        tracing::warn!(%from, "connection closed: too many");
-                        continue;
-                    };
-                    let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
-                        if said.is_new("too many") {
-                            tracing::warn!(%from, "connection closed: too many at their hello");
+                    let from = from.ip();
+                    let place = Arc::clone(&places).try_acquire_owned().ok();
+                    let (Some(place), Some(stranger)) = (place, strangers.take(from)) else {
+                        if let Some(untold) = refusals.is_due(from, "too many") {
+                            tracing::warn!(%from, untold, "connection closed: too many at their hello");
                         }
                         continue;
                     };
                     let connection = Connection(next);
                     next += 1;
                     let (hello, events, lives) = (hello.clone(), events.clone(), Arc::clone(&lives));
-                    let (said, tls) = (Arc::clone(&said), tls.clone());
-                    tokio::spawn(async move {
+                    let (refusals, tls) = (Arc::clone(&refusals), tls.clone());
+                    let strangers = strangers.clone();
+                    let task = tokio::spawn(async move {
                         let met = meet(stream, tls.as_ref(), hello, &lives).await;
                         drop(stranger);
                         let error = match met {
                             Ok((framed, hello)) => {
+                                strangers.know(from);
                                 channel::run(framed, connection, hello, timers, events).await
                             }
                             Err(error) => error,
                         };
-                        if said.is_new(&error.to_string()) {
-                            tracing::info!(%from, %error, "connection of an array ended");
+                        if let Some(untold) = refusals.is_due(from, &error.to_string()) {
+                            tracing::info!(%from, %error, untold, "connection of an array ended");
                         }
                         drop(place);
                     });
+                    tasks.retain(|_, task| !task.is_finished());
+                    tasks.insert(connection, task.abort_handle());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -240,15 +275,36 @@ async fn serve(
             },
             event = heard.recv() => match event {
                 Some(Event::Up { connection, hello, sender }) => {
-                    // Checked by `welcome`: only arrays come this far.
-                    if let Role::Array(side) = hello.role {
-                        tracing::info!(array = hello.name, %side, "an array is connected");
-                        callers.insert(connection, Caller { side, sender });
+                    if let Some(caller) = Caller::new(&hello, secured, sender) {
+                        tracing::info!(array = hello.name, side = %caller.array.side, "an array is connected");
+                        let older: Vec<_> = callers
+                            .iter()
+                            .filter(|(_, other)| other.is_of(&caller))
+                            .map(|(connection, _)| *connection)
+                            .collect();
+                        for connection in older.iter().rev().skip(CONNECTIONS_OF_ONE_MAX - 1) {
+                            callers.remove(connection);
+                            if let Some(task) = tasks.remove(connection) {
+                                task.abort();
+                            }
+                        }
+                        callers.insert(connection, caller);
                     }
                 }
                 Some(Event::Frame { connection, frame: Frame::Batch(batch) }) => {
                     if let Some(caller) = callers.get(&connection) {
-                        core.receive(caller.side, connection, &batch, clock::now(), &mut actions);
+                        core.receive(&caller.array, connection, &batch, clock::now(), &mut actions);
+                        if let Some(group) = core.take_foreign()
+                            && foreign.replace((caller.array.name, group)) != Some((caller.array.name, group))
+                        {
+                            let (array, group) = (caller.array.name, uuid::Uuid::from_bytes(group.0));
+                            tracing::warn!(?array, %group, "an array speaks of a group that is another pair's");
+                        }
+                    }
+                }
+                Some(Event::Frame { connection, frame: Frame::Age(age) }) => {
+                    if let Some(caller) = callers.get(&connection) {
+                        lives::note(&lives, &caller.hello, age);
                     }
                 }
                 Some(Event::Frame { .. }) => {}

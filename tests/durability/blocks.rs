@@ -4,7 +4,7 @@
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
-use crate::disk::Ext4;
+use crate::disk::Disk;
 use crate::initiator::{Status, transfer};
 use crate::lun::{Lun, Portal};
 use crate::rig::{Member, Rig};
@@ -64,7 +64,7 @@ fn read_all(portal: &Portal, pass: u64, through: &str) -> Result<(), String> {
 }
 
 /// All hosts write through array A; then everything is read through A and through B.
-fn neighbours(disks: &[Ext4; 2], broken: Option<(&str, Member)>) -> Result<(), String> {
+fn neighbours(disks: &[Disk; 2], broken: Option<(&str, Member)>) -> Result<(), String> {
     let mut rig = Rig::new("ring");
     for (disk, place) in disks.iter().zip(&mut rig.places) {
         disk.under(place);
@@ -99,10 +99,10 @@ fn neighbours(disks: &[Ext4; 2], broken: Option<(&str, Member)>) -> Result<(), S
 
 #[test]
 fn neighbours_in_one_physical_block_lose_nothing() {
-    let (Some(a), Some(b)) = (Ext4::new(), Ext4::new()) else { return };
+    let (Some(a), Some(b)) = (Disk::new("ext4"), Disk::new("ext4")) else { return };
     let disks = [a, b];
     neighbours(&disks, None).unwrap();
-    let (Some(a), Some(b)) = (Ext4::new(), Ext4::new()) else { return };
+    let (Some(a), Some(b)) = (Disk::new("ext4"), Disk::new("ext4")) else { return };
     let disks = [a, b];
     let why = neighbours(&disks, Some(("R8LogicalOverlap", Member::A))).expect_err("nobody noticed");
     println!("{why}");

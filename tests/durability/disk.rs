@@ -1,5 +1,5 @@
-//! ext4 on a disk with physical and logical blocks of 4 KiB (a loop device), mounted for one daemon
-//! alone in a mount namespace of its own.
+//! A file system on a disk with physical and logical blocks of 4 KiB (a loop device), mounted for one daemon alone in
+//! a mount namespace of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ use tempfile::NamedTempFile;
 use crate::site::Place;
 
 /// Room for a file system with a journal and for what the tests write.
-const SIZE: u64 = 256 << 20;
+const SIZE: u64 = 400 << 20;
 
 #[derive(Debug)]
-pub struct Ext4 {
+pub struct Disk {
+    kind: &'static str,
     device: PathBuf,
     _file: NamedTempFile,
 }
@@ -24,11 +25,11 @@ fn runs(program: &str, arguments: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-impl Ext4 {
-    /// `None`, with a note: not to be had here.
-    pub fn new() -> Option<Self> {
+impl Disk {
+    /// `kind`: ext4, xfs or btrfs. `None`, with a note: not to be had here.
+    pub fn new(kind: &'static str) -> Option<Self> {
         let skipped = |what: &str| {
-            println!("skipped: no ext4 on a disk with blocks of 4 KiB: {what}");
+            println!("skipped: no {kind} on a disk with blocks of 4 KiB: {what}");
             None
         };
         if !runs("unshare", &["-m", "true"]) {
@@ -44,9 +45,9 @@ impl Ext4 {
             return skipped("no loop devices");
         };
         let device = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim());
-        let disk = Self { device, _file: file };
-        if !runs("mkfs.ext4", &["-q", "-F", "-b", "4096", disk.device.to_str().unwrap()]) {
-            return skipped("mkfs.ext4 failed (apt-get install e2fsprogs)");
+        let disk = Self { kind, device, _file: file };
+        if !runs(&format!("mkfs.{kind}"), &["-q", disk.device.to_str().unwrap()]) {
+            return skipped("its mkfs failed (apt-get install e2fsprogs xfsprogs btrfs-progs)");
         }
         Some(disk)
     }
@@ -54,14 +55,14 @@ impl Ext4 {
     /// The array has its `data_dir` on this disk.
     pub fn under(&self, place: &mut Place) {
         fs::create_dir(&place.data_dir).unwrap();
-        let script = "mount -t ext4 \"$1\" \"$2\" && shift 2 && exec \"$@\"";
-        let words = ["unshare", "-m", "sh", "-c", script, "sh"];
+        let script = "mount -t \"$1\" \"$2\" \"$3\" && shift 3 && exec \"$@\"";
+        let words = ["unshare", "-m", "sh", "-c", script, "sh", self.kind];
         place.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
         place.wrapper.extend([self.device.display().to_string(), place.data_dir.display().to_string()]);
     }
 }
 
-impl Drop for Ext4 {
+impl Drop for Disk {
     fn drop(&mut self) {
         runs("losetup", &["--detach", self.device.to_str().unwrap_or_default()]);
     }

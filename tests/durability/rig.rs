@@ -120,6 +120,12 @@ impl Rig {
         }
     }
 
+    /// An array that was started has not ended by itself.
+    pub fn lives(&mut self, member: Member) -> bool {
+        let array = Self::index(member).and_then(|index| self.arrays[index].as_mut());
+        array.is_some_and(|array| array.daemon.is_alive())
+    }
+
     /// Starts a daemon that is not up.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::disk::Ext4;
+use crate::disk::Disk;
 use crate::lun::Portal;
 use crate::site::{Array, INITIATOR, Place};
 
@@ -54,7 +54,7 @@ fn a_volume_of_64_tib_works_to_its_last_block() {
 fn ext4_takes_less_than_16_tib_and_the_refusal_says_how_much() {
     let directory = tempfile::tempdir().unwrap();
     let mut place = Place::new(directory.path(), "array-a", "a");
-    let Some(disk) = Ext4::new() else { return };
+    let Some(disk) = Disk::new("ext4") else { return };
     disk.under(&mut place);
     let array = place.start();
     let said = array.cli_refused(&["createvv", "big", "64T"]);

@@ -97,7 +97,7 @@ impl Exports for Disk {
             lun: Lun::new(0).unwrap(),
             id: 1,
             unit,
-            access: Access { own, other: None, transition_s: 5 },
+            access: Access { own, other: None, transition_s: 5, told: true },
             changes: Changes { access: 0, resets: self.resets.load(Ordering::Acquire) },
             space: None,
             volume: self.volume.clone(),

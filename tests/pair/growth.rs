@@ -1,5 +1,7 @@
 //! `growvv`: both copies of a mirrored volume grow, and whatever is cut off in between is settled.
 
+use std::time::Duration;
+
 use super::site::{Array, LIMIT, Pair, qemu_io, until};
 
 fn size_mib(array: &Array) -> u64 {
@@ -47,4 +49,41 @@ fn both_copies_of_a_mirrored_volume_grow() {
     let a = pair.a.start();
     b.until_in_sync();
     assert_eq!((size_mib(&a), size_mib(&b)), (256, 256));
+}
+
+/// The copy that was to grow second did not, and its array comes back as the secondary of a larger one.
+fn grows_after_a_death_in_between(mutation: Option<&str>) -> bool {
+    let mut pair = Pair::new();
+    pair.a.environment = vec![("TWINLUN_DIES_AT".into(), "grown_there".into())];
+    if let Some(mutation) = mutation {
+        pair.b.environment = vec![("TWINLUN_MUTATION".into(), mutation.into())];
+    }
+    let (mut a, b) = pair.in_sync();
+    assert!(!a.try_cli(&["growvv", "v0", "64M"]).status.success());
+    until("A dies", LIMIT, || (!a.daemon.is_alive()).then_some(()));
+    drop(a);
+    until("B is promoted", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    pair.a.environment.clear();
+    let a = pair.a.start();
+    assert_eq!(size_mib(&b), 128);
+    let end = std::time::Instant::now() + Duration::from_secs(25);
+    while std::time::Instant::now() < end {
+        if size_mib(&a) == 128 {
+            a.until_in_sync();
+            b.until_in_sync();
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+#[test]
+fn a_copy_left_behind_by_a_growth_follows_the_new_primary() {
+    assert!(grows_after_a_death_in_between(None));
+}
+
+#[test]
+fn untold_a_copy_left_behind_by_a_growth_would_stay_so() {
+    assert!(!grows_after_a_death_in_between(Some("SmallerCopyStays")));
 }

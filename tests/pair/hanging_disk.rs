@@ -34,6 +34,8 @@ fn on_own_disk(place: &Place, at: &Path) -> Option<Array> {
         return None;
     }
     fs::write(place.config_path(), place.config()).unwrap();
+    // What the array is waited to say was said by its first start, too.
+    fs::remove_file(place.log_path()).unwrap();
     let mut command = Command::new("unshare");
     let script = r#"mount -o loop "$1" "$2" && rm -rf "$2/lost+found" && exec "$3" array --config "$4""#;
     command.args(["-m", "sh", "-c", script, "sh"]).arg(&image).arg(at).arg(BINARY).arg(place.config_path());
@@ -116,6 +118,89 @@ fn the_hanging_disk_of_a_volume_is_handed_over_and_comes_back() {
 #[test]
 fn an_array_whose_data_dir_hangs_is_relieved_and_comes_back() {
     relieved(|place| place.data_dir.clone(), "data_dir does not finish a write");
+}
+
+/// Nothing is written by anybody: the array finds out by itself.
+fn relieved_while_idle(at: impl Fn(&Place) -> PathBuf, said: &str) {
+    let pair = Pair::new();
+    let born = Instant::now();
+    let at = at(&pair.a);
+    let Some(mut a) = on_own_disk(&pair.a, &at) else { return };
+    let b = pair.b.start();
+    a.cli(&["apply", &pair.objects(), "--wait"]);
+    b.until_in_sync();
+    std::thread::sleep(WITNESS_AGE.saturating_sub(born.elapsed()));
+    let frozen = Frozen::new(&a, &at);
+    let since = Instant::now();
+    until("B serves", RELIEF, || (b.group()["serves"] == true).then_some(()));
+    println!("relieved after {:?}", since.elapsed());
+    a.daemon.says(said);
+    assert_eq!((&a.group()["serves"], &b.group()["inSync"]), (&false.into(), &false.into()));
+    let shown = b.cli(&["showrcopy"]);
+    assert!(shown.contains("The other array's disk failed, hung or was full"), "{shown}");
+    drop(frozen);
+    b.until_in_sync();
+    a.until_in_sync();
+    assert!(a.daemon.is_alive());
+}
+
+#[test]
+fn an_idle_array_whose_disk_hangs_hands_over_and_comes_back() {
+    relieved_while_idle(|place| place.data_dir.join("volumes"), "a volume's disk does not finish its I/O");
+}
+
+#[test]
+fn an_idle_array_whose_data_dir_hangs_is_relieved_and_comes_back() {
+    relieved_while_idle(|place| place.data_dir.clone(), "data_dir does not finish a write");
+}
+
+/// The same on the secondary: it is dropped, and when the primary dies then, it does not serve.
+#[test]
+fn an_idle_secondary_whose_disk_hangs_is_dropped_and_not_promoted() {
+    let pair = Pair::new();
+    let born = Instant::now();
+    let at = pair.b.data_dir.join("volumes");
+    let Some(b) = on_own_disk(&pair.b, &at) else { return };
+    let a = pair.a.start();
+    a.cli(&["apply", &pair.objects(), "--wait"]);
+    b.until_in_sync();
+    std::thread::sleep(WITNESS_AGE.saturating_sub(born.elapsed()));
+    let frozen = Frozen::new(&b, &at);
+    until("B is dropped", RELIEF, || (a.group()["inSync"] == false).then_some(()));
+    assert_eq!(a.group()["serves"], true);
+    a.daemon.kill();
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(b.group()["serves"], false);
+    drop(frozen);
+    let a = pair.a.start();
+    a.until_in_sync();
+    b.until_in_sync();
+}
+
+/// Test builds have a switch for a disk that fails.
+#[cfg(feature = "testing")]
+#[test]
+fn a_disk_that_fails_again_and_again_is_caught_up_ever_later() {
+    let mut pair = Pair::new();
+    let switch = pair.directory.path().join("bad");
+    pair.a.environment = vec![("TWINLUN_BAD_DISK".into(), switch.display().to_string())];
+    let (a, b) = pair.in_sync();
+    for seconds in [5, 10] {
+        File::create(&switch).unwrap();
+        until("B serves", RELIEF, || (b.group()["serves"] == true).then_some(()));
+        fs::remove_file(&switch).unwrap();
+        let words = format!("once that disk has worked for {seconds} s");
+        until("B says how long A is kept out", RELIEF, || {
+            b.cli(&["showrcopy"]).contains(&words).then_some(())
+        });
+        b.until_in_sync();
+        let log = b.cli(&["showeventlog"]);
+        assert!(log.contains(&format!("it is mirrored to once that has lasted for {seconds}.0 s")), "{log}");
+        until("the way back", LIMIT, || {
+            b.try_cli(&["setrcopygroup", "switchover", "g"]).status.success().then_some(())
+        });
+        until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
+    }
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::site::{BINARY, Daemon, LIMIT, Pair, Place, port, read_back, refused, until, write_and_read};
 
@@ -110,6 +114,60 @@ fn an_array_that_was_restored_from_a_backup_is_mirrored_anew() {
     until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
     read_back(&a.place, 0x22);
     assert_eq!(a.group()["name"], "g", "{}", a.group());
+}
+
+/// The same with a snapshot of a machine whose array runs, and has not been started since.
+#[test]
+fn an_array_that_was_reverted_to_a_snapshot_is_mirrored_anew() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    write_and_read(&a.place, &a.place, 0x11);
+    // Regions of before are not marked as active any more, as on any array that has run for a while.
+    std::thread::sleep(Duration::from_secs(7));
+    let snapshot = pair.directory.path().join("snapshot");
+    let signal = |signal| kill(Pid::from_raw(a.daemon.pid().cast_signed()), signal).unwrap();
+    signal(Signal::SIGSTOP);
+    copy(&pair.a.data_dir, &snapshot);
+    signal(Signal::SIGCONT);
+    a.until_in_sync();
+    write_and_read(&a.place, &a.place, 0x22);
+    std::thread::sleep(Duration::from_secs(12));
+    a.daemon.kill();
+    until("B is promoted", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    fs::remove_dir_all(&pair.a.data_dir).unwrap();
+    copy(&snapshot, &pair.a.data_dir);
+    let mut a = pair.a.start();
+    a.daemon.says("the data_dir of array-a is older than one heard here before");
+    a.daemon.says("takes no part until the primary has enrolled it");
+    a.until_in_sync();
+    b.cli(&["setrcopygroup", "switchover", "g"]);
+    until("A serves", LIMIT, || (a.group()["serves"] == true).then_some(()));
+    read_back(&a.place, 0x22);
+}
+
+/// While the other array is away the witness's word counts, or restarts would make the old copy look new.
+#[test]
+fn an_old_backup_beside_a_dead_array_is_told_so_by_the_witness() {
+    let pair = Pair::new();
+    let (a, b) = pair.in_sync();
+    b.cli(&["setrcopygroup", "switchover", "g"]);
+    until("B serves", LIMIT, || (b.group()["serves"] == true).then_some(()));
+    a.daemon.terminate();
+    let backup = pair.directory.path().join("backup");
+    copy(&pair.a.data_dir, &backup);
+    for _ in 0..2 {
+        let a = pair.a.start();
+        a.until_in_sync();
+        a.daemon.kill();
+    }
+    b.daemon.kill();
+    fs::remove_dir_all(&pair.a.data_dir).unwrap();
+    copy(&backup, &pair.a.data_dir);
+    let mut a = pair.a.start();
+    a.daemon.says("the data_dir of array-a is older than one heard here before");
+    a.daemon.says("takes no part until the primary has enrolled it");
+    let _b = pair.b.start();
+    a.until_in_sync();
 }
 
 #[test]

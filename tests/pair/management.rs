@@ -36,6 +36,8 @@ fn sessions_come_from_users_and_nothing_goes_without_one() {
     };
     assert_eq!(login("operator", "wrong").code(), (403, 5));
     assert_eq!(login("nobody", "correct horse").code(), (403, 5));
+    let log = array.daemon.log();
+    assert!(log.contains("a login to the management API failed") && log.contains("from=127.0.0.1"), "{log}");
     let answer = login("operator", "correct horse");
     assert_eq!(answer.status, 201);
     let key = answer.body["key"].as_str().unwrap();
@@ -52,7 +54,65 @@ fn sessions_come_from_users_and_nothing_goes_without_one() {
     assert!(shown.status.success(), "{shown:?}");
     request(port, "DELETE", &format!("/api/v1/credentials/{key}"), Some(key), "");
     assert_eq!(request(port, "GET", "/api/v1/volumes", Some(key), "").code(), (403, 6));
+    // Whoever guesses waits ever longer, and fills no log.
+    let guesses = (0..30).map(|_| login("operator", "guessed").body["desc"].as_str().unwrap().to_owned());
+    let guesses: Vec<_> = guesses.collect();
+    assert!(guesses.last().unwrap().contains("too many wrong passwords"), "{guesses:?}");
+    assert!(array.daemon.log().matches("a login to the management API failed").count() <= 4);
     drop(array);
+}
+
+/// Connections that hold every place they can, from an address that is not this machine's command line.
+#[test]
+fn whoever_holds_connections_keeps_the_command_line_out_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let array = Place::new(directory.path(), "array-a", "a").start();
+    let to = std::net::SocketAddr::from(([127, 0, 0, 1], array.place.management));
+    let holds = move |n: u8| async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let from = std::net::SocketAddr::from(([127, 0, 0, 2 + n % 4], 0));
+        loop {
+            if let Ok(mut stream) = twinlun::link::dial::dial(to, Some(from)).await {
+                while stream.write_all(b"GET /api HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {
+                    if !matches!(stream.read(&mut [0; 4096]).await, Ok(read) if read > 0) {
+                        break;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    // It ends with the tests.
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            for n in 0..64 {
+                tokio::spawn(holds(n));
+            }
+            std::future::pending::<()>().await;
+        });
+    });
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    for _ in 0..3 {
+        let begin = std::time::Instant::now();
+        array.cli(&["showsys"]);
+        assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn no_password_is_sent_unencrypted_off_the_machine() {
+    let said = Command::new(BINARY)
+        .args(["--array", "192.0.2.1:8008", "showsys"])
+        .envs([("TWINLUN_USER", "operator"), ("TWINLUN_PASSWORD", "secret")])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.contains("would be sent to 192.0.2.1:8008 unencrypted") && said.contains("--trust"),
+        "{said}"
+    );
 }
 
 #[test]

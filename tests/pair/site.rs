@@ -441,9 +441,14 @@ impl Pair {
 
 /// qemu-io on LUN 1 of an array. `None`, with a note: it is not installed.
 pub fn qemu_io(place: &Place, command: &str) -> Option<Result<String, String>> {
+    qemu_io_on(place, 1, command)
+}
+
+/// The same on another LUN.
+pub fn qemu_io_on(place: &Place, lun: u8, command: &str) -> Option<Result<String, String>> {
     let image = format!(
         "driver=raw,cache.direct=on,file.driver=iscsi,file.transport=tcp,file.portal=127.0.0.1:{},\
-         file.target={},file.lun=1,file.initiator-name={INITIATOR}",
+         file.target={},file.lun={lun},file.initiator-name={INITIATOR}",
         place.portal,
         place.iqn()
     );

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::site::{Array, BINARY, Daemon, LIMIT, Pair, Place, port, refused, request, until, write_and_read};
 
@@ -20,13 +21,27 @@ fn pairs(config: &Path, arguments: &[&str]) -> Command {
 }
 
 /// The code that a site which listens prints.
-fn listening(config: &Path) -> (Child, String) {
+fn listening(config: &Path, arguments: &[&str]) -> (Child, String) {
     let address = format!("127.0.0.1:{}", port());
-    let mut child = pairs(config, &["--listen", &address]).spawn().unwrap();
+    let mut child = pairs(config, &[&["--listen", address.as_str()], arguments].concat()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let code = line.trim().strip_prefix("twinlun pair CONFIG --join ").unwrap_or_else(|| panic!("{line}"));
-    (child, code.to_owned())
+    (child, line.trim().to_owned())
+}
+
+/// A site that joins with a code.
+fn joins(config: &Path, code: &str, arguments: &[&str]) -> Child {
+    let mut child = pairs(config, &[&["--join"], arguments].concat()).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{code}\n").as_bytes()).unwrap();
+    child
+}
+
+#[track_caller]
+fn ends_badly(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
 }
 
 #[track_caller]
@@ -47,10 +62,9 @@ fn secured() -> Pair {
     }
     let text = fs::read_to_string(&pair.witness_config).unwrap() + &tls("witness.tls");
     fs::write(&pair.witness_config, text).unwrap();
-    let (host, code) = listening(&pair.witness_config);
-    let joins =
-        [&pair.a, &pair.b].map(|place| pairs(&place.config_path(), &["--join", &code]).spawn().unwrap());
-    for join in joins {
+    let (host, code) = listening(&pair.witness_config, &["--sites", "array-b,array-a"]);
+    let both = [&pair.a, &pair.b].map(|place| joins(&place.config_path(), &code, &[]));
+    for join in both {
         let said = ends_well(join);
         assert!(said.contains("witness witness is believed: SHA-256"), "{said}");
     }
@@ -114,6 +128,8 @@ fn silence(port: u16, daemon: &mut Daemon) {
     let silent: Vec<_> = (0..80).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     daemon.says("too many at their hello");
     daemon.says("no handshake in time");
+    // Of the first one; the others came a moment later.
+    std::thread::sleep(Duration::from_millis(500));
     for mut stream in silent {
         let _ = stream.write_all(b"late");
         assert!(!matches!(stream.read(&mut [0; 16]), Ok(read) if read > 0));
@@ -176,6 +192,73 @@ fn strangers_at_the_replication_address_are_refused_and_named() {
     // Both of the pair are as they were.
     let (a, _b) = pair.in_sync();
     write_and_read(&a.place, &a.place, 0x53);
+}
+
+/// Sockets from an address that is nobody's, which say nothing and come back as soon as they are closed.
+fn flood(ports: [u16; 2]) {
+    let silent = move |n: usize| async move {
+        let to = SocketAddr::from(([127, 0, 0, 1], ports[n % 2]));
+        loop {
+            let from = SocketAddr::from(([127, 0, 0, 2], 0));
+            if let Ok(mut stream) = twinlun::link::dial::dial(to, Some(from)).await {
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // It ends with the tests.
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            for n in 0..200 {
+                tokio::spawn(silent(n));
+            }
+            std::future::pending::<()>().await;
+        });
+    });
+}
+
+#[test]
+fn strangers_who_take_every_place_keep_nobody_out() {
+    let mut pair = secured();
+    flood([pair.witness_port, pair.b.replication]);
+    pair.witness.says("too many at their hello");
+    let (a, b) = pair.in_sync();
+    pair.witness.says("an array is connected array=\"array-a\"");
+    pair.witness.says("an array is connected array=\"array-b\"");
+    for array in [&a, &b] {
+        let picture = array.get("/api/twinlun/rcopy");
+        assert_eq!((&picture["targetUp"], &picture["witnessUp"]), (&true.into(), &true.into()), "{picture}");
+    }
+    write_and_read(&a.place, &a.place, 0x54);
+    // An array that comes back finds its places too.
+    b.daemon.kill();
+    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    let b = pair.b.start();
+    b.until_in_sync();
+    let lines = pair.witness.log().matches("too many at their hello").count();
+    assert!(lines <= 4, "{lines} lines");
+}
+
+#[test]
+fn a_certificate_that_is_taken_back_ends_the_connections_of_its_site() {
+    let mut pair = secured();
+    let (a, mut b) = pair.in_sync();
+    let at = pair.directory.path().to_owned();
+    for keys in ["array-b.tls", "witness.tls"] {
+        fs::rename(at.join(keys).join("array-a.array.pem"), at.join(format!("{keys}.kept"))).unwrap();
+    }
+    let over = "the certificate of array array-a is believed here no more";
+    b.daemon.says(over);
+    pair.witness.says(over);
+    until("the links are gone", LIMIT, || {
+        let picture = a.get("/api/twinlun/rcopy");
+        (picture["targetUp"] == false && picture["witnessUp"] == false).then_some(())
+    });
+    for keys in ["array-b.tls", "witness.tls"] {
+        fs::rename(at.join(format!("{keys}.kept")), at.join(keys).join("array-a.array.pem")).unwrap();
+    }
+    b.until_in_sync();
+    a.until_in_sync();
 }
 
 /// The status that a client gets, or why it gets none.
@@ -260,6 +343,71 @@ fn sites_are_paired_by_hand() {
     assert!(key.exists());
     // The code of nobody.
     let code = format!("127.0.0.1:{}/{}", port(), "0".repeat(64));
-    let said = refused(pairs(&b.config_path(), &["--join", &code]).stdout(Stdio::null()));
+    let said = ends_badly(joins(&b.config_path(), &code, &[]));
     assert!(said.contains("does not answer"), "{said}");
+}
+
+/// Configurations of sites that are to be paired, by the names of their arrays.
+fn unpaired(pair: &Pair, names: &[(&str, &str)]) -> Vec<std::path::PathBuf> {
+    let made = names.iter().map(|(name, keys)| {
+        let mut place = Place::new(pair.directory.path(), name, "a");
+        place.extra = tls(keys);
+        fs::write(place.config_path(), place.config()).unwrap();
+        place.config_path()
+    });
+    made.collect()
+}
+
+#[test]
+fn another_pair_s_array_of_the_same_name_takes_nobody_s_place() {
+    let pair = secured();
+    let known = pair.directory.path().join("witness.tls/array-a.array.pem");
+    let before = fs::read_to_string(&known).unwrap();
+    let configs = unpaired(&pair, &[("array-a", "second.tls"), ("array-c", "third.tls")]);
+    let (mut host, code) = listening(&pair.witness_config, &["--sites", "array-a,array-c"]);
+    let said = ends_badly(joins(&configs[0], &code, &[]));
+    assert!(said.contains("--replace-site array-a"), "{said}");
+    // Nobody who is not expected either.
+    let stranger = unpaired(&pair, &[("array-d", "fourth.tls")]);
+    let said = ends_badly(joins(&stranger[0], &code, &[]));
+    assert!(said.contains("array array-d is not expected"), "{said}");
+    host.kill().unwrap();
+    assert_eq!(fs::read_to_string(&known).unwrap(), before);
+    // A joiner keeps what it knows too, all of it.
+    let a = pair.a.config_path();
+    let (mut host, code) = listening(&configs[0], &["--sites", "array-a"]);
+    let said = ends_badly(joins(&a, &code, &[]));
+    assert!(said.contains("both sites are array array-a"), "{said}");
+    host.kill().unwrap();
+    // The operator says so.
+    let (host, code) = listening(&pair.witness_config, &["--sites", "array-a", "--replace-site", "array-a"]);
+    ends_well(joins(&configs[0], &code, &[]));
+    ends_well(host);
+    assert_ne!(fs::read_to_string(&known).unwrap(), before);
+}
+
+#[test]
+fn a_pairing_code_is_no_argument_and_a_second_guest_of_one_site_is_refused() {
+    let pair = Pair::new();
+    let configs = unpaired(&pair, &[("array-w", "w.tls"), ("array-x", "x.tls"), ("array-x", "y.tls")]);
+    let (mut host, code) = listening(&configs[0], &[]);
+    let mut first = joins(&configs[1], &code, &[]);
+    let mut said = BufReader::new(host.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("array array-x has joined") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "ended");
+    }
+    let secret = code.split_once('/').unwrap().1;
+    for child in [&host, &first] {
+        let arguments = fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap();
+        assert!(arguments.contains("pair") && !arguments.contains(secret), "{arguments}");
+    }
+    let second = ends_badly(joins(&configs[2], &code, &[]));
+    assert!(second.contains("array array-x has joined already"), "{second}");
+    assert!(first.try_wait().unwrap().is_none(), "the first one still waits");
+    for child in [&mut host, &mut first] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -76,11 +76,6 @@ impl Watch {
         }
     }
 
-    /// The session whose frames the array took last.
-    pub fn session_taken(&self, a: usize, group: usize) -> Option<(Tenure, SessionId)> {
-        self.session_taken[a][group]
-    }
-
     pub fn attempt_started(&mut self, stamp: Stamp, now: u64) {
         let at = stamp as usize;
         if self.starts.len() <= at {

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 
 use twinlun::arbitration::{Config, InSync};
-use twinlun::block::Extent;
-use twinlun::mirror::{ApplyId, ImageStep, REGION_BLOCKS};
+use twinlun::block::{Extent, StoreResult};
+use twinlun::mirror::{ApplyId, REGION_BLOCKS};
 use twinlun::mutation::{self, Mutation};
 
 use crate::control::side;
 use crate::disk::{Kind, Owner};
+use crate::host::MS;
 use crate::layout::{PER_REGION, Stamp};
 use crate::prng::Prng;
 use crate::volumes::IoOwner;
@@ -37,41 +38,56 @@ struct Kept {
 /// An image's file, as a disk has it.
 #[derive(Clone, Debug, Default)]
 struct Image {
+    /// Of the register (`group::cut`).
+    cut: u64,
+    /// The process knows it: it was made in this life, or found at the start.
+    known: bool,
     /// Its making is durable.
     made: bool,
     /// The copy was blank: nothing is kept.
     void: bool,
-    /// The copies were equal: it counts for nothing.
-    superseded: bool,
     regions: BTreeMap<u64, Kept>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    Make { life: u64 },
+    Make,
     Content { region: u64 },
     Entry,
-    Supersede,
     Remove,
 }
 
 /// A frame that waits for what it will overwrite.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    life: u64,
+    cut: u64,
     apply: ApplyId,
     extent: Extent,
 }
+
+/// Whether a frame's region is to be kept.
+#[derive(PartialEq)]
+enum Need {
+    Keep,
+    /// Nothing that counts is overwritten, or it is on record that the copy is a mixture.
+    No,
+    /// The frame is of a content that has ended.
+    Late,
+}
+
+/// A frame waits so long until it is on record that what it overwrites is not kept.
+const RECORD_WAIT: u64 = 10_000 * MS;
 
 /// One volume's image and what is being done about it.
 #[derive(Clone, Debug, Default)]
 pub struct Keeping {
     image: Option<Image>,
-    /// The number under which the process knows it.
-    life: Option<u64>,
     waiting: Vec<Waiting>,
+    /// Frames whose regions are not kept, each until that is on record, or the time of its end.
+    recording: Vec<(Waiting, u64)>,
     work: Option<(u32, Work)>,
-    step: Option<ImageStep>,
+    /// An image may be there that counts no more.
+    spent: bool,
 }
 
 fn regions_of(extent: Extent) -> core::ops::Range<u64> {
@@ -80,37 +96,24 @@ fn regions_of(extent: Extent) -> core::ops::Range<u64> {
 
 impl Keeping {
     pub fn is_quiet(&self) -> bool {
-        self.work.is_none() && self.waiting.is_empty()
+        self.work.is_none() && !self.holds_frames()
     }
 
     /// Frames that the core gave to the disk wait for the image.
     pub fn holds_frames(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.recording.is_empty()
     }
 
-    /// The whole image that may be written back.
-    pub fn whole(&self) -> Option<Vec<(u64, Region)>> {
-        let image = self.image.as_ref().filter(|image| !image.void && self.life.is_some())?;
-        if image.superseded {
-            return None;
-        }
-        let kept = image.regions.iter().filter(|(_, kept)| kept.entry.is_some());
-        Some(kept.map(|(region, kept)| (*region, kept.content)).collect())
-    }
-
-    pub fn is_superseded(&self) -> bool {
-        self.image.as_ref().is_some_and(|image| image.superseded)
-    }
-
-    pub fn is_void(&self) -> bool {
-        self.image.as_ref().is_some_and(|image| image.void)
+    fn known(&self) -> Option<&Image> {
+        self.image.as_ref().filter(|image| image.known)
     }
 
     /// What was not durable is there or not.
     pub fn crash(&mut self, rng: &mut Prng) {
         let work = self.work.take();
         self.waiting.clear();
-        (self.life, self.step) = (None, None);
+        self.recording.clear();
+        self.spent = false;
         let Some(image) = &mut self.image else { return };
         for kept in image.regions.values_mut() {
             if !kept.settled && rng.coin() {
@@ -122,19 +125,17 @@ impl Keeping {
             (kept.settled, kept.entry) = (true, kept.entry.map(|_| true));
         }
         image.regions.retain(|_, kept| kept.entry.is_some());
-        image.superseded |= matches!(work, Some((_, Work::Supersede))) && rng.coin();
         let removed = matches!(work, Some((_, Work::Remove))) && rng.coin();
         let unmade = !image.made && rng.coin();
-        image.made = true;
+        (image.made, image.known) = (true, false);
         if removed || unmade {
             self.image = None;
         }
     }
 
-    /// At a start: the process finds the file. Its number is that of a core that was just made.
-    pub fn found(&mut self) -> Option<u64> {
-        self.life = self.image.as_ref().map(|_| 0);
-        self.life
+    /// At a start: the process finds the file.
+    pub fn found(&mut self) {
+        self.image.iter_mut().for_each(|image| image.known = true);
     }
 
     /// Everything in the file so far is durable.
@@ -158,20 +159,24 @@ impl Keeping {
 pub struct Mixture {
     /// What all its volumes held when its resync began.
     pub before: Option<Vec<Vec<Stamp>>>,
-    /// It became equal in this session (its tenure's epoch, boot, counter).
-    equal: Option<(u64, u64, u64)>,
+    /// The cut under which that was to be kept.
+    cut: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Images {
     pub on: bool,
+    /// Of a thousand writes to an image's file so many find no space.
+    no_space: u64,
+    chance: Prng,
     /// Array, group.
     pub mixtures: [Vec<Mixture>; 2],
 }
 
 impl Images {
     pub fn new(groups: usize) -> Self {
-        Self { on: false, mixtures: [vec![Mixture::default(); groups], vec![Mixture::default(); groups]] }
+        let none = vec![Mixture::default(); groups];
+        Self { on: false, no_space: 0, chance: Prng::new(STREAM), mixtures: [none.clone(), none] }
     }
 }
 
@@ -188,6 +193,10 @@ impl World {
         if chance.coin() {
             self.plan_word(&mut chance);
         }
+        if chance.per_mille(300) {
+            self.images.no_space = 100;
+        }
+        self.images.chance = chance;
     }
 
     /// A frame is to be written: at once, or once what it overwrites is kept. True: later.
@@ -195,8 +204,8 @@ impl World {
         if !self.images.on {
             return false;
         }
-        let Some(life) = self.arrays[a].volumes[v].core.image_to_keep() else { return false };
-        self.arrays[a].kept[v].waiting.push(Waiting { life, apply, extent });
+        let Some(cut) = self.arrays[a].volumes[v].core.image_to_keep() else { return false };
+        self.arrays[a].kept[v].waiting.push(Waiting { cut, apply, extent });
         self.go_on_keeping(a, v);
         true
     }
@@ -206,40 +215,113 @@ impl World {
         if !self.images.on {
             return;
         }
-        if let Some(step) = self.arrays[a].volumes[v].core.take_image_step() {
-            self.note_equal(a, v);
-            self.arrays[a].kept[v].step = Some(step);
+        if self.arrays[a].volumes[v].core.take_image_spent() {
+            self.arrays[a].kept[v].spent = true;
             self.go_on_keeping(a, v);
         }
+        self.look_at_record(a, v);
+    }
+
+    fn need(&self, a: usize, v: usize, cut: u64) -> Need {
+        match self.arrays[a].volumes[v].core.image_to_keep() {
+            Some(present) if present == cut => Need::Keep,
+            Some(_) => Need::Late,
+            None => Need::No,
+        }
+    }
+
+    /// Frames whose regions are not kept go on once that is on record.
+    fn look_at_record(&mut self, a: usize, v: usize) {
+        while let Some(at) = self.arrays[a].kept[v]
+            .recording
+            .iter()
+            .position(|(frame, until)| self.now >= *until || self.need(a, v, frame.cut) != Need::Keep)
+        {
+            let (frame, _) = self.arrays[a].kept[v].recording.remove(at);
+            match self.need(a, v, frame.cut) {
+                Need::No => self.write_frame(a, v, frame.apply, frame.extent),
+                Need::Keep | Need::Late => self.refuse_frame(a, v, frame.apply),
+            }
+        }
+    }
+
+    /// The first frame that waits goes on: what it overwrites is kept, or need not be, or cannot.
+    fn first_goes_on(&mut self, a: usize, v: usize, kept: bool) {
+        let now = self.now;
+        let keeping = &mut self.arrays[a].kept[v];
+        if keeping.waiting.is_empty() {
+            return;
+        }
+        let frame = keeping.waiting.remove(0);
+        if kept && self.need(a, v, frame.cut) == Need::Keep {
+            return self.write_frame(a, v, frame.apply, frame.extent);
+        }
+        self.arrays[a].kept[v].recording.push((frame, now + RECORD_WAIT));
+        if !kept {
+            self.with_volume(a, v, 0, |core, _, out| core.cannot_keep(frame.cut, out));
+        }
+        self.look_at_record(a, v);
+    }
+
+    /// The image is known, and counts.
+    fn image_counts(&self, a: usize, v: usize) -> bool {
+        let cut = self.arrays[a].kept[v].known().map(|image| image.cut);
+        cut.is_some_and(|cut| self.arrays[a].volumes[v].core.image_counts(cut))
+    }
+
+    /// The whole image that may be written back.
+    pub fn whole_image(&self, a: usize, v: usize) -> Option<Vec<(u64, Region)>> {
+        let image = self.arrays[a].kept[v].known().filter(|image| !image.void)?;
+        if !self.image_counts(a, v) {
+            return None;
+        }
+        let kept = image.regions.iter().filter(|(_, kept)| kept.entry.is_some());
+        Some(kept.map(|(region, kept)| (*region, kept.content)).collect())
+    }
+
+    /// The copy was blank before its resync.
+    fn was_blank(&self, a: usize, v: usize) -> bool {
+        self.image_counts(a, v) && self.arrays[a].kept[v].known().is_some_and(|image| image.void)
+    }
+
+    fn finds_no_space(&mut self) -> bool {
+        self.images.no_space != 0 && self.images.chance.per_mille(self.images.no_space)
     }
 
     fn go_on_keeping(&mut self, a: usize, v: usize) {
         loop {
-            let keeping = &self.arrays[a].kept[v];
-            if keeping.work.is_some() {
+            if self.arrays[a].kept[v].work.is_some() {
                 return;
             }
-            if let Some(step) = self.arrays[a].kept[v].step.take() {
-                let work = if step == ImageStep::Remove { Work::Remove } else { Work::Supersede };
-                return self.begin_keeping(a, v, work);
+            let known = self.arrays[a].kept[v].known().is_some();
+            let spent = core::mem::take(&mut self.arrays[a].kept[v].spent);
+            if spent && known && !self.image_counts(a, v) {
+                return self.begin_keeping(a, v, Work::Remove);
             }
             let keeping = &self.arrays[a].kept[v];
             let Some(waiting) = keeping.waiting.first().copied() else { return };
-            let wanted = self.arrays[a].volumes[v].core.image_to_keep() == Some(waiting.life);
-            let missing = keeping.image.is_none() || keeping.life != Some(waiting.life);
-            if missing && !wanted && !mutation::on(Mutation::BeforeMadeAgain) {
-                // The copies became equal while it waited.
-                self.arrays[a].kept[v].waiting.remove(0);
-                self.write_frame(a, v, waiting.apply, waiting.extent);
-                continue;
-            }
-            if missing {
+            if keeping.known().is_none_or(|image| image.cut != waiting.cut) {
+                if self.need(a, v, waiting.cut) != Need::Keep {
+                    self.first_goes_on(a, v, true);
+                    continue;
+                }
+                if known && !self.image_counts(a, v) {
+                    return self.begin_keeping(a, v, Work::Remove);
+                }
+                if self.finds_no_space() {
+                    self.first_goes_on(a, v, false);
+                    continue;
+                }
                 let void = self.arrays[a].store.volumes[v].iter().all(|&stamp| stamp == 0);
-                let keeping = &mut self.arrays[a].kept[v];
-                keeping.image = Some(Image { void, ..Image::default() });
-                return self.begin_keeping(a, v, Work::Make { life: waiting.life });
+                let made = Image { cut: waiting.cut, void, ..Image::default() };
+                self.arrays[a].kept[v].image = Some(made);
+                return self.begin_keeping(a, v, Work::Make);
             }
             if let Some(region) = regions_of(waiting.extent).find(|region| !keeping.is_kept(*region)) {
+                if self.finds_no_space() {
+                    self.first_goes_on(a, v, false);
+                    continue;
+                }
                 let mut content = Region::default();
                 let first = region as usize * PER_REGION;
                 content.copy_from_slice(&self.arrays[a].store.volumes[v][first..first + PER_REGION]);
@@ -254,8 +336,7 @@ impl World {
                 }
                 continue;
             }
-            self.arrays[a].kept[v].waiting.remove(0);
-            self.write_frame(a, v, waiting.apply, waiting.extent);
+            self.first_goes_on(a, v, true);
         }
     }
 
@@ -292,9 +373,8 @@ impl World {
         let Some((v, work)) = self.worked(a, token) else { return false };
         let keeping = &mut self.arrays[a].kept[v];
         match work {
-            Work::Make { .. } => keeping.image.iter_mut().for_each(|image| image.made = true),
+            Work::Make => keeping.image.iter_mut().for_each(|image| image.made = true),
             Work::Content { .. } | Work::Entry => keeping.flushed(),
-            Work::Supersede => keeping.image.iter_mut().for_each(|image| image.superseded = true),
             Work::Remove => keeping.image = None,
         }
         true
@@ -305,17 +385,14 @@ impl World {
         let Some((v, work)) = self.worked(a, token) else { return false };
         self.arrays[a].kept[v].work = None;
         match work {
-            Work::Make { life } => {
-                self.arrays[a].kept[v].life = Some(life);
-                self.with_volume(a, v, 0, |core, _, _| core.image_made(life));
+            Work::Make => {
+                let keeping = &mut self.arrays[a].kept[v];
+                keeping.image.iter_mut().for_each(|image| image.known = true);
+                // The cut may have ended meanwhile.
+                keeping.spent = true;
             }
             Work::Content { region } => self.enter(a, v, region),
-            Work::Entry => {}
-            Work::Supersede => self.with_volume(a, v, 0, |core, _, out| core.image_superseded(out)),
-            Work::Remove => {
-                self.arrays[a].kept[v].life = None;
-                self.with_volume(a, v, 0, |core, _, out| core.image_released(out));
-            }
+            Work::Entry | Work::Remove => {}
         }
         self.go_on_keeping(a, v);
         true
@@ -329,30 +406,33 @@ impl World {
         self.begin_io(a, v, owner, Kind::Write, extent, held.payload);
     }
 
+    /// The shell could not keep what the frame overwrites, and it is not on record.
+    fn refuse_frame(&mut self, a: usize, v: usize, apply: ApplyId) {
+        self.drop_applying(a, v, apply);
+        self.with_volume(a, v, 0, |core, cx, out| core.applied(apply, StoreResult::Failed, cx, out));
+    }
+
     // What the observer expects.
 
-    /// A frame of a session is about to change a copy that is behind.
-    pub fn note_frame(&mut self, a: usize, v: usize, session: (u64, u64, u64)) {
-        if !self.images.on || self.arrays[a].volumes[v].core.image_to_keep().is_none() {
+    /// A frame is about to change a copy that is behind.
+    pub fn note_frame(&mut self, a: usize, v: usize) {
+        if !self.images.on {
             return;
         }
+        let Some(cut) = self.arrays[a].volumes[v].core.image_to_keep() else { return };
         let group = self.plan.volumes[v].group;
-        let again = self.images.mixtures[a][group].equal.is_some_and(|equal| equal != session);
-        if again || self.images.mixtures[a][group].before.is_none() {
+        let mixture = &self.images.mixtures[a][group];
+        if mixture.before.is_none() || mixture.cut != cut {
             let before = Some(self.arrays[a].store.volumes.clone());
-            self.images.mixtures[a][group] = Mixture { before, equal: None };
+            self.images.mixtures[a][group] = Mixture { before, cut };
         }
     }
 
-    /// The copy became equal to the primary's: what came before is of no use.
-    fn note_equal(&mut self, a: usize, v: usize) {
-        let group = self.plan.volumes[v].group;
-        if self.arrays[a].volumes[v].core.is_behind()
-            && let Some((tenure, session)) = self.watch.session_taken(a, group)
-        {
-            let session = (tenure.epoch.0, session.boot, session.counter);
-            self.images.mixtures[a][group].equal.get_or_insert(session);
-        }
+    /// Whether the register on disk says that what the resync found counts; `None`: that is being written.
+    pub fn cut_stands(&self, a: usize, group: usize) -> Option<bool> {
+        let mixture = &self.images.mixtures[a][group];
+        let stands = mixture.before.is_some() && self.cut_on_disk(a, group) == Some(mixture.cut);
+        self.votes_written(a, group).then_some(stands)
     }
 
     /// A configuration was chosen: who is in sync has nothing to keep.
@@ -366,19 +446,20 @@ impl World {
         }
     }
 
-    /// The copy of a group that an override is about to serve: as its resync found it; or, if it had become
-    /// equal since, that or as it was before anything was put back (`untouched`).
-    pub fn check_put_back(&mut self, a: usize, group: usize, untouched: &[Vec<Stamp>]) {
+    /// The copy of a group that an override is about to serve: as its resync found it, or, if it had become
+    /// equal since, as it was before anything was put back (`untouched`). Which of the two the register told when
+    /// the operator began (`stands`); either, all of the group alike, if he came while that was being written.
+    pub fn check_put_back(&mut self, a: usize, group: usize, untouched: &[Vec<Stamp>], stands: Option<bool>) {
         let volumes: Vec<usize> =
             (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == group).collect();
-        if volumes.iter().any(|&v| self.arrays[a].kept[v].is_void()) {
-            return; // a mixture, and known as one
+        let is_mixture = |v: usize| self.arrays[a].volumes[v].core.is_mixture() || self.was_blank(a, v);
+        if volumes.iter().any(|&v| is_mixture(v)) {
+            return; // and known as one
         }
-        let Mixture { before, equal } = &self.images.mixtures[a][group];
         let store = &self.arrays[a].store;
         let is_untouched = volumes.iter().all(|&v| store.volumes[v] == untouched[v]);
-        let wanted = match before {
-            Some(before) if equal.is_none() || !is_untouched => before,
+        let wanted = match &self.images.mixtures[a][group].before {
+            Some(before) if stands.unwrap_or(!is_untouched) => before,
             _ => untouched,
         };
         for &v in &volumes {
@@ -386,7 +467,7 @@ impl World {
             if let Some(index) = (0..held.len()).find(|&index| held[index] != wanted[v][index]) {
                 let text = format!(
                     "F14: array {a} is to serve volume {v} of group {group} with {} in block {}, but held {} when its \
-                     copy was whole (equal again: {equal:?})",
+                     copy was whole (its cut stood: {stands:?})",
                     held[index],
                     crate::layout::lba(index),
                     wanted[v][index]

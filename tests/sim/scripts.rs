@@ -611,7 +611,7 @@ pub const LOST_IN_RESYNC: Script = Script {
 };
 
 /// F14: as before, but the lanes are lost all the time, and B's disk is slow: new sessions begin while the
-/// images of the one before are on their way out.
+/// cut of the one before ends.
 pub const LOST_AGAIN_AND_AGAIN: Script = Script {
     name: "lost-again-and-again",
     plan: |plan| {

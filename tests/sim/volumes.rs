@@ -192,6 +192,9 @@ impl World {
                 let owner = Owner::Copy(Copying { id: copy, lane, header });
                 self.begin_io(a, v, owner, Kind::Read, header.extent, payload);
             }
+            VolumeAction::Sum { .. } | VolumeAction::AskBlocks { .. } => {
+                self.violate("a check of a verify that nobody asked for".into());
+            }
             VolumeAction::Apply { apply, header, .. } => {
                 let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
                 let Some(held) = held.filter(|h| h.id == apply) else { return };
@@ -199,8 +202,7 @@ impl World {
                     self.begin_io(a, v, Owner::Apply(apply), Kind::Read, header.extent, held.payload);
                     return;
                 }
-                let session = (header.tenure.epoch.0, header.session.boot, header.session.counter);
-                self.note_frame(a, v, session);
+                self.note_frame(a, v);
                 if !self.keep_first(a, v, apply, header.extent) {
                     self.begin_io(a, v, Owner::Apply(apply), Kind::Write, header.extent, held.payload);
                 }
@@ -228,7 +230,7 @@ impl World {
         self.arrays[a].volumes[v].commands.get(id.slot() as usize)?.as_ref().filter(|c| c.id == id)
     }
 
-    fn drop_applying(&mut self, a: usize, v: usize, apply: ApplyId) {
+    pub fn drop_applying(&mut self, a: usize, v: usize, apply: ApplyId) {
         let applying = &mut self.arrays[a].volumes[v].applying;
         if let Some(slot) = applying.get_mut(apply.slot() as usize)
             && slot.is_some_and(|held| held.id == apply)

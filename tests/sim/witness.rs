@@ -2,7 +2,7 @@
 //! which it may come back.
 
 use twinlun::arbitration::{
-    Connection, Incarnation, Message as Vote, WitnessAction, WitnessCore, WitnessImage,
+    Caller, Connection, Incarnation, Message as Vote, WitnessAction, WitnessCore, WitnessImage,
 };
 
 use twinlun::time::{Duration, Now};
@@ -124,7 +124,8 @@ impl World {
             Work::Arrived { connection, item: Item::Message(Message::ToWitness(ToWitness { batch })) } => {
                 let Some(from) = self.network.get(connection).map(|c| c.ends[0]) else { return };
                 let Some(core) = &mut self.voter_mut(which).core else { return };
-                core.receive(side(from), Connection(u64::from(connection)), &batch, now, &mut out);
+                let caller = Caller::of(side(from));
+                core.receive(&caller, Connection(u64::from(connection)), &batch, now, &mut out);
             }
             Work::SyncOver { token } => {
                 let witness = self.voter_mut(which);

@@ -11,6 +11,7 @@ use crate::control::{group_id, side};
 use crate::disk::{Kind, Owner};
 use crate::faults::Step;
 use crate::host::MS;
+use crate::keeping::Region;
 use crate::layout::{Payload, Stamp, span};
 use crate::prng::Prng;
 use crate::world::{Phase, World};
@@ -59,6 +60,10 @@ pub struct Word {
     stages: Vec<Stage>,
     /// What the survivor held before anything was put back, by volume.
     untouched: Vec<Option<Vec<Stamp>>>,
+    /// Whether the register told that it counts what they held, when they began; by group.
+    stands: Vec<Option<bool>>,
+    /// What is put back into a volume.
+    regions: Vec<Vec<(u64, Region)>>,
     /// New histories, by group.
     lineages: Vec<Option<Lineage>>,
     /// Not before this the other array comes back.
@@ -97,6 +102,8 @@ impl World {
             boot: self.arrays[array].boot,
             stages: vec![Stage::Begins; groups],
             untouched: vec![None; volumes],
+            stands: vec![None; groups],
+            regions: vec![Vec::new(); volumes],
             lineages: vec![None; groups],
             returns_at: 0,
             returns: self.word.returns,
@@ -158,14 +165,15 @@ impl World {
                     self.arrays[a].volumes[v].core.status().store_io != 0
                         || !self.arrays[a].kept[v].is_quiet()
                 });
-                let leaving =
-                    self.members(g).into_iter().any(|v| self.arrays[a].volumes[v].core.is_image_leaving());
-                if self.arrays[a].control.is_some() || busy || leaving {
+                if self.arrays[a].control.is_some() || busy {
                     return Stage::Begins;
                 }
                 if chosen.holds(side(a)) {
                     let stale = self.rng.coin();
                     return self.give_order(a, g, stale);
+                }
+                if self.word.untouched[self.members(g)[0]].is_none() {
+                    self.word.stands[g] = self.cut_stands(a, g);
                 }
                 for v in self.members(g) {
                     let held = self.arrays[a].store.volumes[v].clone();
@@ -183,22 +191,23 @@ impl World {
 
     /// The next volume with an image; after the last one the override is ordered.
     fn put_back_from(&mut self, a: usize, g: usize, first: usize) -> Stage {
-        let kept = &self.arrays[a].kept;
         let members = self.members(g);
-        let none = members.iter().any(|&v| kept[v].is_superseded());
-        let next = members.into_iter().find(|&v| v >= first && !none && kept[v].whole().is_some());
-        if let Some(volume) = next {
+        let mixture = first == 0 && members.iter().any(|&v| self.arrays[a].volumes[v].core.is_mixture());
+        let mut left = members.into_iter().filter(|&v| v >= first && !mixture);
+        let next = left.find_map(|v| Some((v, self.whole_image(a, v)?)));
+        if let Some((volume, regions)) = next {
+            self.word.regions[volume] = regions;
             return Stage::PutsBack { since: self.now, volume, writes: false };
         }
         let untouched: Vec<Vec<Stamp>> =
             self.word.untouched.iter().map(|held| held.clone().unwrap_or_default()).collect();
-        self.check_put_back(a, g, &untouched);
+        self.check_put_back(a, g, &untouched, self.word.stands[g]);
         self.give_order(a, g, true)
     }
 
     /// As `volume::Volume::roll_back` does it.
     fn put_back(&mut self, a: usize, g: usize, since: u64, v: usize, writes: bool) -> Stage {
-        let regions = self.arrays[a].kept[v].whole().unwrap_or_default();
+        let regions = self.word.regions[v].clone();
         let numbers: Vec<u64> = regions.iter().map(|(number, _)| *number).collect();
         let again = Stage::Waits { until: self.now + AGAIN };
         if writes {

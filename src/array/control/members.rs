@@ -84,6 +84,7 @@ impl Controller {
     }
 
     pub(super) fn forget_group(&mut self, group: GroupId) {
+        self.probes.forget(group);
         if let Some(entry) = self.groups.remove(&group) {
             for volume in entry.members {
                 self.group_of.remove(&volume.id());

@@ -1,4 +1,4 @@
-//! How fast a resync may copy while hosts work: their latency stays within twice what it is when
+//! How fast a resync, or a verify, may go on while hosts work: their latency stays within twice what it is when
 //! nothing is copied. Hosts that rest leave it the whole machine.
 //!
 //! Ten times a second the mean latency of the hosts' commands, over all volumes of the array, is
@@ -108,8 +108,10 @@ impl Controller {
             return;
         }
         self.pace.due = Time(now.0.saturating_add(STEP_NS));
+        self.tell_verified();
         let members = self.groups.values().flat_map(|entry| &entry.members);
-        let copied: Vec<_> = members.filter(|volume| volume.with(|core, _, _| core.resyncs())).collect();
+        let copied: Vec<_> =
+            members.filter(|volume| volume.with(|core, _, _| core.resyncs() || core.verifies())).collect();
         if copied.is_empty() {
             if self.pace.throttle.take().is_some() {
                 latency::measure(false);

@@ -188,6 +188,8 @@ impl Handle {
                     .cloned()
             })
             .await?;
+        #[cfg(feature = "testing")]
+        crate::volume::fault::dies_enrolled();
         let members = group.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
         let (members, entry) = (members.collect(), group.clone());
         self.control(move |controller| {
@@ -290,17 +292,20 @@ impl Handle {
     }
 
     /// `removercopygroup` where this array takes no part in the group: here alone, its volumes are this array's
-    /// own from then on, as they are.
+    /// own from then on, as they are, and exported to nobody: hosts know them as the primary's.
     ///
     /// # Errors
     /// A volume that is not open.
     pub(super) async fn remove_absent_group(&self, group: &Group) -> Result<(), CommandError> {
-        let (uuid, name) = (group.uuid, group.name.clone());
-        self.update(move |objects| {
-            objects.set_group_by_peer(&name, |group| group.started = false)?;
-            objects.remove_group(&name, now_seconds()).map(drop)
-        })
-        .await?;
+        let (uuid, name, exported) = (group.uuid, group.name.clone(), self.serves(group));
+        let taken = self
+            .update(move |objects| {
+                let taken = if exported { Vec::new() } else { objects.unexport(uuid)?.vluns };
+                objects.set_group_by_peer(&name, |group| group.started = false)?;
+                objects.remove_group(&name, now_seconds()).map(|_| taken)
+            })
+            .await?;
+        self.tell_unexported(group, &taken);
         self.absent.remove(uuid);
         self.exports.rebuild(self);
         Ok(())

@@ -3,15 +3,28 @@
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
-use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
-use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
+use crate::array::dying;
+use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
+use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::VolumeId;
+use crate::mutation::{self, Mutation};
 use crate::store::objects::{
-    Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
+    Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, Unexported, VirtualVolume, Vlun,
 };
-use crate::volume::{RollBackError, Volume};
+use crate::volume::Volume;
 
 use super::{CommandError, Handle, missing, now_seconds};
+
+/// What a copy holds that is about to be served although it is not in sync.
+#[derive(Debug)]
+enum Older {
+    /// What it held at one moment, all volumes the same.
+    Whole,
+    /// So it does, but for these volumes, which had never held anything whole.
+    Without(Vec<String>),
+    /// Old and new.
+    Mixture,
+}
 
 impl Handle {
     /// `creatercopygroup GROUP TARGET:sync`, on the array that is to be the natural primary.
@@ -113,10 +126,21 @@ impl Handle {
             full: vv.provisioning == Provisioning::Full,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
+        self.mark_all(vv.volume_id()).await?;
         let name = group.to_owned();
         self.update(move |objects| objects.admit(&name, member)).await?;
+        dying::at("admitted");
         self.enrol(&entry, vv.volume_id(), true).await?;
         self.share_group_state(entry.uuid).await
+    }
+
+    /// All of a volume that is about to enter a group is out of sync, durably, before the membership is: the copies
+    /// are equal nowhere, and a crash in between must not make them count so (rule 10).
+    pub(super) async fn mark_all(&self, volume: VolumeId) -> Result<(), CommandError> {
+        if mutation::on(Mutation::R10AdmittedUnmarked) {
+            return Ok(());
+        }
+        self.blocking(move |this| this.volumes.disown(volume).map_err(CommandError::Disown)).await
     }
 
     pub(super) async fn enrol(
@@ -135,28 +159,58 @@ impl Handle {
         self.volumes.get(volume).ok_or_else(|| missing(Kind::Volume, &name))
     }
 
-    /// `dismissrcopyvv`: takes a volume out of a stopped group, on both arrays if they are linked.
+    /// `dismissrcopyvv`: takes a volume out of a stopped group, on both arrays. The primary goes on exporting it; the
+    /// other array's copy stays there, exported to nobody.
     ///
     /// # Errors
-    /// The group is started.
+    /// The group is in sync, or not served by this array; the other array is not reached.
     pub async fn dismiss(&self, volume: &str, group: &str) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
         let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
         self.must_be_stopped_primary(&entry)?;
+        if !self.serves(&entry) {
+            return Err(CommandError::NotServing(entry.name));
+        }
         self.ask_peer(PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid }).await?;
-        self.dismiss_here(&entry, &vv).await
+        self.dismiss_here(&entry, &vv, true).await
+    }
+
+    /// This array serves the group's volumes, and goes on doing so when they leave it. Any other array's copies
+    /// bear the same identity: they must be exported to nobody before they are its own.
+    pub(super) fn serves(&self, group: &Group) -> bool {
+        let serves = |view: PathView| {
+            view.role == Role::Primary && matches!(view.reason, None | Some(Reason::Removed))
+        };
+        self.view(group.group_id()).is_some_and(serves) || mutation::on(Mutation::LeftCopyExported)
     }
 
     pub(super) async fn dismiss_here(
         &self,
         group: &Group,
         volume: &VirtualVolume,
+        serves: bool,
     ) -> Result<(), CommandError> {
-        let (id, member) = (group.group_id(), volume.volume_id());
-        let (group, volume) = (group.name.clone(), volume.name.clone());
-        self.update(move |objects| objects.dismiss(&group, &volume)).await?;
+        let (id, member, uuid) = (group.group_id(), volume.volume_id(), volume.uuid);
+        let (of, name) = (group.name.clone(), volume.name.clone());
+        let dismiss = move |objects: &mut Objects| {
+            objects.dismiss(&of, &name)?;
+            Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
+        };
+        let taken = self.update(dismiss).await?;
+        self.tell_unexported(group, &taken);
         self.control(move |controller| controller.dismiss(id, member)).await
+    }
+
+    /// For the event log: an operator wonders where the exports went.
+    pub(super) fn tell_unexported(&self, group: &Group, taken: &[Vlun]) {
+        if !taken.is_empty() {
+            let count = taken.len();
+            let text = format!(
+                "{count} VLUNs were taken back here: the volumes leave the group, and this array did not serve it"
+            );
+            self.log.add(Some(group.name.clone()), None, text);
+        }
     }
 
     fn must_be_stopped_primary(&self, group: &Group) -> Result<(), CommandError> {
@@ -211,7 +265,9 @@ impl Handle {
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
         if !self.is_primary(&entry) {
             let (group, started) = (entry.uuid, entry.started);
-            self.tell_primary(&entry, PeerRequest::SetPolicies { group, started, policies }).await?;
+            // An operator's word, whatever this array knows of the present term of office.
+            let request = PeerRequest::SetPolicies { group, started, policies, tenure: None };
+            self.tell_primary(&entry, request).await?;
         }
         let name = entry.name;
         // Policies are no part of the group state: its number stays alike on both arrays.
@@ -224,10 +280,15 @@ impl Handle {
         self.share_policies(&group).await
     }
 
+    fn known_tenure(&self, group: &Group) -> Option<KnownTenure> {
+        self.view(group.group_id()).map(|view| view.tenure.into())
+    }
+
     /// Tells the other array a group's policies; one that is not reached hears of them when it is.
     async fn share_policies(&self, group: &Group) -> Result<(), CommandError> {
         let Group { uuid, started, policies, .. } = *group;
-        match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies }).await {
+        let tenure = self.known_tenure(group);
+        match self.ask_peer(PeerRequest::SetPolicies { group: uuid, started, policies, tenure }).await {
             Ok(()) | Err(CommandError::PeerUnreachable) => Ok(()),
             // An array that came back empty; a stopped group need not be there.
             Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) if !started => Ok(()),
@@ -256,18 +317,16 @@ impl Handle {
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn override_group(&self, group: &str, stale: bool) -> Result<&'static str, CommandError> {
+    pub async fn override_group(&self, group: &str, stale: bool) -> Result<String, CommandError> {
         let id = self.group_id(group)?;
         let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
         // While the other array is reached the override is refused anyway.
         let linked = self.view(id).is_some_and(|view| view.link_up);
-        if stale && !in_sync && !linked {
-            self.put_back(id).await?;
-        }
+        let older = if stale && !in_sync && !linked { self.put_back(id).await? } else { Older::Whole };
         self.command(id, Command::Override { stale }).await?;
         let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
         // Only `failover -f` asks the witness whether this copy was dropped.
-        Ok(match (in_sync, witnessed) {
+        let kept = match (in_sync, witnessed) {
             (true, true) if stale => {
                 "nothing is lost unless the other array went on alone; what it wrote alone is kept there until \
                  it is discarded (setrcopygroup discard)"
@@ -289,28 +348,41 @@ impl Handle {
                  it is discarded (setrcopygroup discard); no witness was reached: keep that array off until \
                  it is linked with this one"
             }
+        };
+        Ok(match older {
+            Older::Whole => kept.to_owned(),
+            Older::Mixture => format!(
+                "its volumes are a mixture of old and new, for not everything that they held before the resync \
+                 could be kept: nothing was put back; check them before hosts use them. {kept}"
+            ),
+            Older::Without(blank) => format!(
+                "not for use: {}, which had never been in sync and holds a part of the other array's data; {kept}",
+                blank.join(", ")
+            ),
         })
     }
 
     /// A copy that was being brought up to date is a mixture of old and new (F14): what it held before
-    /// comes back, where that was kept.
-    async fn put_back(&self, group: GroupId) -> Result<(), CommandError> {
+    /// comes back, where that was kept: on all volumes of the group, or on none.
+    async fn put_back(&self, group: GroupId) -> Result<Older, CommandError> {
         let snapshot = self.snapshot();
-        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(()) };
-        let open = entry.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
-        let open: Vec<Volume> = open.collect();
-        if let Some(volume) = open.iter().find(|volume| volume.with(|core, _, _| core.is_image_leaving())) {
-            let named = snapshot.volume(Uuid::from_bytes(volume.id().0));
-            let volume = named.map(|named| named.name.clone()).unwrap_or_default();
-            return Err(CommandError::RollBack { volume, error: RollBackError::NotDrained });
+        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(Older::Whole) };
+        let members: Vec<_> = entry
+            .members
+            .iter()
+            .filter_map(|member| snapshot.volume(member.volume))
+            .filter_map(|named| Some((named, self.volumes.get(named.volume_id())?)))
+            .collect();
+        if members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_mixture())) {
+            let text = "its volumes are a mixture of old and new: nothing is put back".to_owned();
+            self.log.add(Some(entry.name.clone()), None, text);
+            return Ok(Older::Mixture);
         }
-        // All of them come back, or none: some may be gone already.
-        if open.iter().any(Volume::has_superseded_image) {
-            return Ok(());
-        }
-        for member in &entry.members {
-            let Some(named) = snapshot.volume(member.volume) else { continue };
-            let Some(volume) = self.volumes.get(named.volume_id()) else { continue };
+        let mut blank = Vec::new();
+        for (named, volume) in members {
+            if volume.was_blank() {
+                blank.push(named.name.clone());
+            }
             let failed = |error| CommandError::RollBack { volume: named.name.clone(), error };
             let Some(kept) = volume.roll_back().await.map_err(failed)? else { continue };
             let as_of = kept.as_of.map_or_else(
@@ -322,7 +394,7 @@ impl Handle {
                 format!("volume {name} holds again what it held {as_of}: {} MiB put back", kept.regions);
             self.log.add(Some(entry.name.clone()), None, text);
         }
-        Ok(())
+        Ok(if blank.is_empty() { Older::Whole } else { Older::Without(blank) })
     }
 
     /// `setrcopygroup discard`: what this array wrote alone before an override is given up.
@@ -367,10 +439,11 @@ impl Handle {
         self.switch_over(group).await
     }
 
-    /// `removercopygroup`: a stopped group, on both arrays.
+    /// `removercopygroup`: a stopped group, on both arrays. The one that serves it goes on exporting the volumes; on
+    /// the other one they stay, exported to nobody.
     ///
     /// # Errors
-    /// The group is started.
+    /// The group is started, or still in sync.
     pub async fn remove_group(&self, group: &str) -> Result<(), CommandError> {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
@@ -378,26 +451,83 @@ impl Handle {
             // Nobody mirrors to this copy; its volumes become this array's own.
             return self.remove_absent_group(&entry).await;
         }
-        snapshot.as_ref().clone().remove_group(group, 0)?;
+        let elsewhere = self.is_removed_elsewhere(&entry);
+        if elsewhere {
+            // This array may not have heard that it was stopped.
+            self.forget_started(&entry).await?;
+        } else {
+            snapshot.as_ref().clone().remove_group(group, 0)?;
+        }
+        // In sync the other array may take office, however little it hears of this one.
+        if !elsewhere && self.view(entry.group_id()).is_some_and(|view| view.in_sync == InSync::Both) {
+            return Err(CommandError::InSync(entry.name));
+        }
+        // Asked now: the other array's tombstone may end the control before this array removes the group itself.
+        let serves = self.serves(&entry);
+        // Before the other array begins: its tombstone opens this one's volumes.
+        let taken = if serves { None } else { Some(self.unexport(&entry).await?) };
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
             Ok(()) | Err(CommandError::PeerUnreachable) => {}
             // An array that came back empty has nothing to remove.
             Err(CommandError::Peer { code: PeerRefusal::Missing, .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if let Some(taken) = taken {
+                    let again = move |objects: &mut Objects| -> Result<(), ObjectError> {
+                        objects.export_again(taken);
+                        Ok(())
+                    };
+                    self.update(again).await?;
+                }
+                return Err(error);
+            }
         }
-        self.remove_group_here(&entry).await
+        if let Some(taken) = taken {
+            self.tell_unexported(&entry, &taken.vluns);
+        }
+        self.remove_group_here(&entry, serves).await
     }
 
-    pub(super) async fn remove_group_here(&self, group: &Group) -> Result<(), CommandError> {
+    fn is_removed_elsewhere(&self, group: &Group) -> bool {
+        self.view(group.group_id()).is_some_and(|view| view.reason == Some(Reason::RemovedElsewhere))
+    }
+
+    async fn forget_started(&self, group: &Group) -> Result<(), CommandError> {
+        let name = group.name.clone();
+        let stop = move |objects: &mut Objects| {
+            objects.set_group_by_peer(&name, |group| group.started = false).cloned()
+        };
+        let stopped = self.update(stop).await?;
+        self.control(move |controller| controller.policy_changed(&stopped)).await
+    }
+
+    async fn unexport(&self, group: &Group) -> Result<Unexported, CommandError> {
+        let uuid = group.uuid;
+        self.update(move |objects| objects.unexport(uuid)).await
+    }
+
+    /// Ends a stopped group on this array. `serves`: its exports stay; elsewhere its volumes are exported to nobody from
+    /// then on, as the other array goes on with the copies of the same identity.
+    pub(super) async fn remove_group_here(&self, group: &Group, serves: bool) -> Result<(), CommandError> {
+        if !serves {
+            // Before anything opens the volumes.
+            let taken = self.unexport(group).await?;
+            self.tell_unexported(group, &taken.vluns);
+        }
         self.absent.remove(group.uuid);
         match self.command(group.group_id(), Command::Remove).await {
-            // The other array's tombstone may have come first: the control is gone already.
+            // An absent group has no control.
             Ok(()) | Err(CommandError::Object(ObjectError::Missing { .. })) => {}
             Err(error) => return Err(error),
         }
-        let name = group.name.clone();
-        self.update(move |objects| objects.remove_group(&name, now_seconds()).map(drop)).await
+        let (name, uuid) = (group.name.clone(), group.uuid);
+        self.update(move |objects| {
+            if !serves {
+                objects.unexport(uuid)?; // what came in between
+            }
+            objects.remove_group(&name, now_seconds()).map(drop)
+        })
+        .await
     }
 
     fn group_id(&self, group: &str) -> Result<GroupId, CommandError> {
@@ -407,15 +537,18 @@ impl Handle {
 
     async fn command(&self, group: GroupId, command: Command) -> Result<(), CommandError> {
         let wait = self.control(move |controller| controller.command(group, command)).await?;
-        let Some(wait) = wait else {
-            let uuid = Uuid::from_bytes(group.0);
-            let name = self.snapshot().group(uuid).map(|group| group.name.clone());
-            if let (Some(group), Some(copy)) = (name, self.absent.get(uuid)) {
-                return Err(CommandError::Absent { group, why: copy.why });
-            }
-            return Err(missing(Kind::Group, &uuid.to_string()));
-        };
+        let Some(wait) = wait else { return Err(self.takes_no_part(group)) };
         Ok(wait.await.map_err(|_| CommandError::ShuttingDown)??)
+    }
+
+    /// Why there is no control for a group.
+    pub(super) fn takes_no_part(&self, group: GroupId) -> CommandError {
+        let uuid = Uuid::from_bytes(group.0);
+        let name = self.snapshot().group(uuid).map(|group| group.name.clone());
+        if let (Some(group), Some(copy)) = (name, self.absent.get(uuid)) {
+            return CommandError::Absent { group, why: copy.why };
+        }
+        missing(Kind::Group, &uuid.to_string())
     }
 
     /// Tells the own control and, if it is linked, the other array of the group's objects.

@@ -5,6 +5,7 @@ mod absent;
 mod groups;
 mod hosts;
 mod peer;
+mod verify;
 mod volumes;
 
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub enum CommandError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Group(#[from] Refused),
+    #[error(transparent)]
+    Verify(#[from] crate::mirror::VerifyRefused),
     #[error("the size of a volume is between 1 MiB and 64 TiB, a multiple of 1 MiB; {0} bytes is not")]
     BadSize(u64),
     #[error("remote copy target {0} is not configured here ([peer] name)")]
@@ -52,8 +55,10 @@ pub enum CommandError {
     WitnessUnreachable,
     #[error("the other array refuses: {message}")]
     Peer { code: PeerRefusal, message: String },
-    #[error("group {0} is in sync; stop it before its members change")]
+    #[error("group {0} is in sync; stop it first")]
     InSync(String),
+    #[error("this array does not serve group {0} now; showrcopy says why, try again when it does")]
+    NotServing(String),
     #[error("this array is not the primary of group {0}; give the command there")]
     NotPrimary(String),
     #[error(
@@ -202,6 +207,11 @@ impl Handle {
             self.share_group_state(group.uuid).await?;
         }
         Ok(value)
+    }
+
+    /// Does this array serve a group right now?
+    pub fn serves_any(&self) -> bool {
+        self.views.load().values().any(|view| view.reason.is_none())
     }
 
     fn is_primary(&self, group: &Group) -> bool {

@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::arbitration::GroupId;
 use crate::array::exports::PORTAL_GROUP_TAG;
-use crate::array::rpc::{AdmitVolume, PeerAnswer, PeerRefusal, PeerRequest};
-use crate::group::Event;
+use crate::array::rpc::{AdmitVolume, KnownTenure, PeerAnswer, PeerRefusal, PeerRequest};
+use crate::group::{Event, Role};
 use crate::iscsi::TargetRecord;
 use crate::mirror::VolumeId;
 use crate::store::objects::{Group, Kind, Member, ObjectError};
@@ -45,7 +45,7 @@ impl Handle {
                 self.add_group(group, chosen).await.map(drop)
             }
             PeerRequest::RemoveGroup(group) => match snapshot.group(group).cloned() {
-                Some(group) => self.remove_group_here(&group).await,
+                Some(group) => self.remove_group_here(&group, self.serves(&group)).await,
                 None => Ok(()),
             },
             PeerRequest::AdmitVolume(volume) => {
@@ -56,7 +56,7 @@ impl Handle {
                 let group = named(group)?;
                 match snapshot.volume(volume).cloned() {
                     Some(volume) if group.members.iter().any(|m| m.volume == volume.uuid) => {
-                        self.dismiss_here(&group, &volume).await
+                        self.dismiss_here(&group, &volume, self.serves(&group)).await
                     }
                     _ => Ok(()),
                 }
@@ -76,8 +76,15 @@ impl Handle {
             }
             PeerRequest::Offer(offer) => self.enrol_for_peer(offer).await,
             PeerRequest::GrowVolume { volume, size_bytes } => self.grow_local(volume, size_bytes).await,
-            PeerRequest::SetPolicies { group, started, policies } => {
+            PeerRequest::SetPolicies { group, started, policies, tenure } => {
                 let group = named(group)?;
+                let view = self.view(group.group_id());
+                let primary = view.filter(|view| view.role == Role::Primary);
+                if primary
+                    .is_some_and(|view| tenure.is_some_and(|told| told < KnownTenure::from(view.tenure)))
+                {
+                    return Ok(()); // of a former primary that does not know yet; it is told this array's
+                }
                 let group = self
                     .update(move |objects| {
                         let set = |g: &mut Group| (g.started, g.policies) = (started, policies);
@@ -116,9 +123,14 @@ impl Handle {
                 self.make_volume(new, volume.uuid, volume.naa).await?;
             }
         }
+        // What was kept of it in another group is not of this one.
+        let open = self.volume(VolumeId(volume.uuid.into_bytes()))?;
+        self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await?;
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
-        let name = group.name.clone();
+        let (name, id) = (group.name.clone(), VolumeId(volume.uuid.into_bytes()));
+        // Whatever becomes of the primary's marks: the copy says by itself that it holds nothing.
+        self.mark_all(id).await?;
         self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
-        self.enrol(group, VolumeId(volume.uuid.into_bytes()), false).await
+        self.enrol(group, id, false).await
     }
 }

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::arbitration::InSync;
+use crate::array::dying;
 use crate::array::rpc::PeerRequest;
 use crate::array::volumes::OpenError;
 use crate::block::BLOCK;
@@ -111,6 +112,7 @@ impl Handle {
                 return Err(CommandError::GrowsInSync { volume: name.to_owned(), group: group.name.clone() });
             }
             self.ask_peer(PeerRequest::GrowVolume { volume: volume.uuid, size_bytes: size }).await?;
+            dying::at("grown_there");
         }
         self.grow_local(volume.uuid, size).await?;
         let grown = self.snapshot().volume(volume.uuid).cloned();

@@ -1,8 +1,6 @@
 //! Pre-election, overrides, diverged histories, and the policies, as far as one group's control goes.
 
 use super::*;
-#[cfg(feature = "testing")]
-use crate::mirror::ImageStep;
 
 #[test]
 fn f11_f36_f37_pre_elected_the_primary_goes_on_alone() {
@@ -208,9 +206,9 @@ fn a_session_tells_the_secondary_that_the_group_was_started() {
     rig.is_well(1);
 }
 
-/// F14: the image of the secondary's copy goes, durably, before the copy is joined.
+/// B, in sync before, is started again: it is about to be brought up to date, of cut 0.
 #[cfg(feature = "testing")]
-fn joined_before_its_image_has_gone() -> bool {
+fn behind() -> Rig {
     let mut rig = in_sync();
     rig.kill(1);
     rig.run(5000);
@@ -219,29 +217,97 @@ fn joined_before_its_image_has_gone() -> bool {
         rig.run(1);
         assert!(rig.chosen(0).in_sync == InSync::Primary, "joined before it knew that it is behind");
     }
-    let volume = &mut rig.arrays[1].volume;
-    volume.image_made(volume.image_to_keep().unwrap());
+    rig
+}
+
+#[cfg(feature = "testing")]
+fn with<R>(broken: crate::mutation::Mutation, story: impl FnOnce() -> R) -> R {
+    crate::mutation::set(Some(broken));
+    let result = story();
+    crate::mutation::set(None);
+    result
+}
+
+/// F14: that what the secondary's copy held counts no more is durable before the copy is joined.
+#[cfg(feature = "testing")]
+fn joined_before_its_cut_has_ended() -> bool {
+    let mut rig = behind();
+    let cut = rig.arrays[1].disk.cut;
+    assert_eq!(rig.arrays[1].volume.image_to_keep(), Some(cut));
+    rig.arrays[1].data_dir_hangs = true;
     rig.run(20_000);
+    assert_eq!(rig.arrays[1].disk.cut, cut);
     let early = rig.chosen(0).in_sync == InSync::Both;
-    let volume = &mut rig.arrays[1].volume;
-    assert!(volume.take_image_step() == Some(ImageStep::Supersede) || early);
-    volume.image_superseded(&mut Vec::new());
-    rig.run(2000);
-    assert!(early || rig.chosen(0).in_sync == InSync::Primary);
-    let volume = &mut rig.arrays[1].volume;
-    assert!(volume.take_image_step() == Some(ImageStep::Remove) || early);
-    volume.image_released(&mut Vec::new());
+    rig.data_dir_hangs(1, false);
     rig.run(20_000);
     rig.is_well(0);
+    assert!(rig.arrays[1].disk.cut > cut && rig.arrays[1].volume.image_to_keep().is_none());
     early
 }
 
 #[cfg(feature = "testing")]
 #[test]
-fn f14_the_image_goes_before_the_join() {
-    assert!(!joined_before_its_image_has_gone());
-    crate::mutation::set(Some(crate::mutation::Mutation::BeforeOutlivesJoin));
-    let early = joined_before_its_image_has_gone();
-    crate::mutation::set(None);
-    assert!(early, "nobody notices");
+fn f14_the_older_content_counts_no_more_before_the_join() {
+    use crate::mutation::Mutation;
+    assert!(!joined_before_its_cut_has_ended());
+    assert!(with(Mutation::BeforeOutlivesJoin, joined_before_its_cut_has_ended), "nobody notices");
+}
+
+/// F14: while it is being noted down that the copy is whole, the lanes break, and the primary goes on alone and
+/// asks for another session. True: it is accepted, and what comes in it would be kept of a cut that is about to
+/// end.
+#[cfg(feature = "testing")]
+fn a_session_is_accepted_while_the_cut_ends() -> bool {
+    let mut rig = behind();
+    let cut = rig.arrays[1].disk.cut;
+    rig.arrays[1].data_dir_hangs = true;
+    rig.run(3000);
+    assert!(rig.arrays[1].control.arbiter().record().cut > cut, "the primary asks for the join");
+    let whole = rig.arrays[1].control.secondary.accepted;
+    assert!(whole.is_some() && rig.arrays[1].volume.image_to_keep() == Some(cut));
+    rig.break_lanes();
+    rig.write(0, 3);
+    rig.run(10_000);
+    let another = rig.arrays[1].control.secondary.accepted != whole;
+    rig.data_dir_hangs(1, false);
+    rig.run(20_000);
+    rig.is_well(0);
+    another
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn f14_a_session_waits_for_the_end_of_the_cut() {
+    use crate::mutation::Mutation;
+    assert!(!a_session_is_accepted_while_the_cut_ends());
+    assert!(with(Mutation::BeforeCutNotAwaited, a_session_is_accepted_while_the_cut_ends), "nobody notices");
+}
+
+/// F14: that a copy is a mixture is durable, survives a restart, and ends with the join. True: the copy is known as
+/// a mixture meanwhile.
+#[cfg(feature = "testing")]
+fn a_mixture_stays_known_as_one() -> bool {
+    let mut rig = behind();
+    let cut = rig.arrays[1].disk.cut;
+    rig.arrays[1].volume.cannot_keep(cut, &mut Vec::new());
+    while !rig.arrays[1].disk.mixture {
+        assert!(rig.arrays[1].volume.image_to_keep().is_some(), "written over before it is on record");
+        rig.event(1, Event::Poke);
+        rig.run(1);
+    }
+    rig.kill(1);
+    rig.restart(1);
+    let known = rig.arrays[1].volume.is_mixture() && rig.arrays[1].volume.image_to_keep().is_none();
+    rig.run(20_000);
+    rig.is_well(0);
+    assert!(!rig.arrays[1].disk.mixture && !rig.arrays[1].volume.is_mixture());
+    known
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn f14_a_mixture_is_told_as_one() {
+    use crate::mutation::Mutation;
+    assert!(a_mixture_stays_known_as_one());
+    assert!(!with(Mutation::BeforeMixtureForgotten, a_mixture_stays_known_as_one), "nobody notices");
 }

@@ -259,7 +259,7 @@ fn f22_hanging_disk() {
     assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
     assert!(!rig.view(1).session_up, "nothing is copied under a write that may still land");
     rig.disk_hangs(0, false);
-    rig.run(5000);
+    rig.run(8000);
     rig.is_well(1);
 }
 
@@ -313,7 +313,7 @@ fn f22_hanging_data_dir() {
     assert_eq!(rig.answered().last(), Some(&(1, Outcome::Good)), "\n{}", rig.tail());
     assert_eq!(rig.chosen(1).in_sync, InSync::Primary);
     rig.data_dir_hangs(0, false);
-    rig.run(5000);
+    rig.run(8000);
     rig.is_well(1);
 }
 
@@ -537,11 +537,41 @@ fn a_removed_group_leaves_tombstones() {
     rig.run(500);
     rig.command(0, 3, Command::Remove);
     rig.run(500);
+    assert!(rig.witness.record(GROUP).unwrap().removed);
+    // The other array's operator has the last word there.
+    assert!(rig.arrays[0].control.arbiter().is_removed());
+    assert!(!rig.arrays[1].control.arbiter().is_removed());
+    assert_eq!(rig.view(1).reason, Some(Reason::RemovedElsewhere));
+    rig.run(60_000);
+    rig.command(1, 4, Command::Remove);
+    rig.run(500);
     for at in 0..2 {
         assert!(rig.arrays[at].control.arbiter().is_removed());
         assert_eq!(rig.mode(at), Mode::Closed);
     }
+}
+
+/// A witness that says, or was brought to believe, that a group is over.
+fn told_removed() {
+    let mut rig = in_sync();
+    let mut out = Vec::new();
+    let chosen = Some(rig.chosen(0));
+    let remove = Message { group: GROUP, chosen, incarnation: None, body: Body::Remove };
+    rig.witness.receive(&Caller::of(Side::A), Connection(9), &[remove], rig.clock(), &mut out);
+    rig.witness_actions(out);
+    rig.run(20_000);
     assert!(rig.witness.record(GROUP).unwrap().removed);
+    assert!(rig.serves(0), "\n{}", rig.tail());
+    assert_eq!(rig.mode(0), Mode::Both);
+    assert_eq!(rig.mode(1), Mode::Closed);
+    assert!((0..2).all(|at| !rig.arrays[at].control.arbiter().is_removed()));
+    // Nobody is promoted with such a witness, and nobody serves without a lease.
+    rig.cut[0] = true;
+    rig.run(20_000);
+    assert_eq!((rig.mode(0), rig.mode(1)), (Mode::Closed, Mode::Closed), "\n{}", rig.tail());
+    rig.cut[0] = false;
+    rig.run(20_000);
+    assert!(rig.serves(0), "\n{}", rig.tail());
 }
 
 /// T9, rule 5: a promoted array serves only when what it took as secondary is on its disk.
@@ -649,6 +679,7 @@ rules! {
     t16_alone, T16NoContactNeeded;
     t18_switch_over, T18OwnVoteRefused;
     r16_restarted_secondary, R16BootNonceIgnored;
+    told_removed, ToldRemovedRemoves;
 }
 
 #[cfg(feature = "testing")]

@@ -33,7 +33,23 @@ pub enum Purpose {
     Compare(CommandId),
     Apply(ApplyId),
     Mend(CommandId),
-    Copy { copy: CopyId, lane: LaneId, header: FrameHeader },
+    Copy {
+        copy: CopyId,
+        lane: LaneId,
+        header: FrameHeader,
+    },
+    /// Digests for a verify.
+    Sum(CopyId),
+    /// The peer's blocks against the own ones, before and after those that were bad were written anew.
+    Weigh {
+        check: CopyId,
+        theirs: Image,
+        mended: bool,
+    },
+    WeighMend {
+        check: CopyId,
+        theirs: Image,
+    },
 }
 
 /// One piece of I/O on the store, in steps: read the edges, carry out, report.
@@ -66,6 +82,8 @@ pub struct Array {
     pub applies: BTreeMap<ApplyId, Frame>,
     /// What the peer asked for and was read.
     pub lent: BTreeMap<ApplyId, Image>,
+    /// Frames of these ask for digests.
+    pub summing: BTreeSet<ApplyId>,
     /// Durable: configuration known, own undecided vote, boot counter.
     pub known: Config,
     pub vote: Option<Config>,
@@ -108,6 +126,7 @@ impl Array {
         self.payloads.clear();
         self.applies.clear();
         self.lent.clear();
+        self.summing.clear();
         self.session = None;
         self.hello = None;
         self.switching = false;

@@ -6,6 +6,7 @@ mod arbiter;
 mod array;
 mod history;
 mod shell;
+mod verify;
 mod world;
 
 use world::World;
@@ -32,7 +33,7 @@ mod mutations {
     /// Seeds tried at most; most need a few, the slowest some thousands.
     const SEEDS: u64 = 20_000;
 
-    const BROKEN: [Mutation; 28] = [
+    const BROKEN: [Mutation; 29] = [
         Mutation::R2AnswerWithoutMirror,
         Mutation::R3AnswerAloneBeforeDrop,
         Mutation::T4JoinNotNeeded,
@@ -61,6 +62,7 @@ mod mutations {
         Mutation::CopyDoesNotExclude,
         Mutation::MendFromStaleCopy,
         Mutation::MendWithoutHold,
+        Mutation::VerifyWithoutHold,
     ];
 
     #[test]

@@ -65,7 +65,12 @@ impl World {
             }
             VolumeAction::Give { apply, lane, header } => {
                 let blocks = array.lent.remove(&apply).ok_or("given twice, or not read")?;
-                self.send(side, lane, Message::Given(header, blocks));
+                let given = if array.summing.remove(&apply) {
+                    Message::Sums(header, super::verify::sums(header.extent, &blocks))
+                } else {
+                    Message::Given(header, blocks)
+                };
+                self.send(side, lane, given);
             }
             VolumeAction::Answer { command, outcome } => self.answered(side, command, outcome)?,
             VolumeAction::Free { command } => {
@@ -97,6 +102,23 @@ impl World {
                     slow,
                 });
             }
+            VolumeAction::Sum { check, lane, header } => {
+                array.ios.push(Io {
+                    purpose: Purpose::Sum(check),
+                    op: Op::Read,
+                    extent: header.extent,
+                    data: Image::new(),
+                    expected: 0,
+                    edges: None,
+                    result: None,
+                    found: None,
+                    slow,
+                });
+                self.send(side, lane, Message::AskSums(lane, header));
+            }
+            VolumeAction::AskBlocks { lane, header } => {
+                self.send(side, lane, Message::Data(lane, Frame { header, data: Image::new() }));
+            }
             VolumeAction::Apply { apply, header, .. } => {
                 let frame = array.applies.remove(&apply).ok_or("applied twice, or without payload")?;
                 assert_eq!(frame.header, header);
@@ -115,6 +137,7 @@ impl World {
                 });
             }
             VolumeAction::Discard { apply } => {
+                array.summing.remove(&apply);
                 array.applies.remove(&apply).ok_or("discarded without payload")?;
             }
             VolumeAction::Acknowledge { lane, session, sequence, result } => {
@@ -182,7 +205,7 @@ impl World {
         if array.ios[at].slow && !self.healing && !self.random.chance(30) {
             return;
         }
-        let fault = if self.healing || !self.random.chance(100) {
+        let fault = if self.healing || self.calm || !self.random.chance(100) {
             None
         } else if self.random.chance(2) {
             Some(StoreResult::NoSpace)
@@ -217,11 +240,17 @@ impl World {
                 }
                 self.call(side, |volume, cx, out| volume.applied(apply, result, cx, out));
             }
+            Purpose::Sum(check) => {
+                let found = io.found.filter(|_| result == StoreResult::Done);
+                let sums = found.map(|found| super::verify::sums(io.extent, &found));
+                self.call(side, |volume, cx, out| volume.summed(check, sums, false, cx, out));
+            }
+            Purpose::Weigh { .. } | Purpose::WeighMend { .. } => self.weighed(side, io, result),
             Purpose::Copy { copy, .. } if result != StoreResult::Done => {
                 let why = CopyFailed::Store;
                 self.call(side, |volume, cx, out| volume.copy_sent(copy, Err(why), cx, out));
             }
-            Purpose::Copy { copy, .. } if !self.healing && self.random.chance(30) => {
+            Purpose::Copy { copy, .. } if !self.healing && !self.calm && self.random.chance(30) => {
                 let why = if self.random.chance(2) { CopyFailed::Store } else { CopyFailed::Lane };
                 self.call(side, |volume, cx, out| volume.copy_sent(copy, Err(why), cx, out));
             }
@@ -272,7 +301,21 @@ impl World {
                     self.arrays[to].applies.insert(id, frame);
                 }
             }
+            Message::AskSums(lane, header) => {
+                let id = self.call(to, |volume, cx, out| volume.receive(lane, header, cx, out));
+                if let Some(id) = id {
+                    self.arrays[to].applies.insert(id, Frame { header, data: Image::new() });
+                    self.arrays[to].summing.insert(id);
+                }
+            }
+            Message::Sums(header, sums) => {
+                self.call(to, |volume, cx, out| volume.sums_given(header, sums, cx, out));
+            }
             Message::Given(header, blocks) => {
+                let check = self.call(to, |volume, cx, _| volume.blocks_given(header, cx));
+                if let Some(check) = check {
+                    return self.weigh(to, check, header.extent, blocks);
+                }
                 let asked = self.call(to, |volume, cx, out| volume.fetched(header, cx, out));
                 if let Some(payload) = asked.and_then(|id| self.arrays[to].payloads.get_mut(&id)) {
                     payload.fetched = Some((header.extent, blocks));

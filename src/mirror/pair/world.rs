@@ -58,6 +58,8 @@ pub struct Frame {
 pub(super) enum Message {
     Data(LaneId, Frame),
     Given(FrameHeader, Image),
+    AskSums(LaneId, FrameHeader),
+    Sums(FrameHeader, Vec<Sum>),
     Ack(SessionId, u64, Option<StoreResult>),
 }
 
@@ -80,6 +82,10 @@ pub struct World {
     /// A rule is broken on purpose: its traces are looked for in what hosts see.
     pub mutated: bool,
     pub(super) trace: bool,
+    /// No faults but those of [`World::corrupt`].
+    pub(super) calm: bool,
+    /// Blocks that were changed silently on one copy.
+    pub(super) corrupted: BTreeSet<u64>,
 }
 
 pub(super) const fn index(side: Side) -> usize {
@@ -117,6 +123,7 @@ impl World {
                 payloads: BTreeMap::new(),
                 applies: BTreeMap::new(),
                 lent: BTreeMap::new(),
+                summing: BTreeSet::new(),
                 known: chosen,
                 vote: None,
                 boot: 0,
@@ -144,6 +151,8 @@ impl World {
             violation: None,
             mutated: false,
             trace: std::env::var_os("PAIR_TRACE").is_some(),
+            calm: false,
+            corrupted: BTreeSet::new(),
         }
     }
 
@@ -200,7 +209,7 @@ impl World {
     }
 
     /// Everything answered, equal and written.
-    fn quiet(&self) -> bool {
+    pub(super) fn quiet(&self) -> bool {
         self.chosen.in_sync == InSync::Both
             && self.stale.is_empty()
             && self.lanes.iter().flatten().all(VecDeque::is_empty)
@@ -213,6 +222,7 @@ impl World {
                     && array.ios.is_empty()
                     && array.threads.iter().all(VecDeque::is_empty)
                     && status.recovering_regions == 0
+                    && !array.volume.as_ref().is_some_and(Volume::verifies)
                     && !status.map_pending
                     && (array.side != self.chosen.primary || array.session.is_some())
             })
@@ -234,7 +244,7 @@ impl World {
         self.history.records.push(record);
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    pub(super) fn step(&mut self) -> Result<(), String> {
         self.now += self.random.next() % 3;
         let side = self.random.below(2);
         if self.arrays[side].frozen {
@@ -252,7 +262,8 @@ impl World {
             86..=93 => self.control(side),
             94 | 95 => self.call(side, |volume, cx, out| volume.tick(cx, out)),
             96 if !self.healing => self.abort(side),
-            97 | 98 if !self.healing => self.fault(side),
+            97 | 98 if !self.healing && !self.calm => self.fault(side),
+            99 if !self.healing && !self.calm => self.verify(side),
             _ => {}
         }
         self.violation.take().map_or(Ok(()), Err)

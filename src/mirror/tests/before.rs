@@ -1,7 +1,6 @@
 //! The image of a copy that is being brought up to date (F14).
 
 use super::*;
-use crate::mirror::ImageStep;
 
 const NEXT: SessionId = SessionId { boot: 1, counter: 2 };
 
@@ -18,47 +17,45 @@ fn accept(volume: &mut Volume, session: SessionId) -> bool {
 }
 
 #[test]
-fn one_image_for_each_time_that_the_copy_was_whole() {
+fn what_is_overwritten_is_kept_until_the_copy_is_whole() {
     let (mut volume, mut out) = behind();
+    volume.set_cut(7, false, false);
+    assert!(volume.take_image_spent() && !volume.take_image_spent(), "the shell is told once");
     assert!(accept(&mut volume, SESSION));
-    let first = volume.image_to_keep().expect("behind: what a frame overwrites is kept");
-    volume.image_made(first);
+    assert_eq!(volume.image_to_keep(), Some(7), "behind: what a frame overwrites is kept");
     assert!(accept(&mut volume, NEXT));
-    assert_eq!(volume.image_to_keep(), Some(first), "still a mixture: the same image goes on");
-    // All equal: the image goes before the secondary says that it is ready.
-    assert!(!volume.is_image_outdated());
-    assert!(!volume.supersede_image() && !volume.supersede_image());
-    assert_eq!(volume.take_image_step(), Some(ImageStep::Supersede));
-    assert_eq!(volume.take_image_step(), None, "the shell is told once");
-    volume.image_superseded(&mut out);
-    assert!(volume.supersede_image() && volume.is_image_outdated());
-    assert!(!volume.release_image() && !volume.release_image());
-    assert_eq!(volume.take_image_step(), Some(ImageStep::Remove));
-    assert_eq!(volume.take_image_step(), None, "the shell is told once");
-    assert_eq!(volume.image_to_keep(), Some(first), "kept on until the image is gone");
-    volume.image_released(&mut out);
+    assert_eq!(volume.image_to_keep(), Some(7), "still a mixture: the same image goes on");
+    assert!(volume.image_counts(7) && !volume.image_counts(6));
+    // All equal.
+    volume.set_cut(8, false, true);
     assert_eq!(volume.image_to_keep(), None, "whole: nothing is overwritten that counts");
-    assert!(volume.release_image());
+    assert!(volume.take_image_spent() && !volume.image_counts(7));
     // Not joined after all, and found behind again: another image.
     assert!(accept(&mut volume, SessionId { boot: 1, counter: 3 }));
-    let second = volume.image_to_keep().unwrap();
-    assert_ne!(first, second);
-    volume.image_made(first);
-    assert!(volume.release_image(), "one of a former content is not this one's");
+    assert_eq!(volume.image_to_keep(), Some(8));
     volume.learned(&config(2, 1, Side::A, InSync::Both), at(0), &mut out);
     assert_eq!(volume.image_to_keep(), None);
-    volume.learned(&config(3, 1, Side::A, InSync::Primary), at(0), &mut out);
-    assert!(![Some(first), Some(second), None].contains(&volume.image_to_keep()));
+    volume.withdraw(at(0), &mut out);
+    assert!(volume.take_image_spent() && !volume.image_counts(8) && !volume.image_counts(0));
 }
 
 #[test]
-fn an_image_that_could_not_be_removed_is_asked_for_again() {
-    let (mut volume, _) = behind();
-    volume.image_made(volume.image_to_keep().unwrap());
-    assert!(!volume.release_image() && volume.take_image_step().is_some());
-    volume.image_step_failed();
-    assert!(volume.take_image_step().is_none() && volume.is_image_outdated());
-    assert!(!volume.release_image() && volume.take_image_step() == Some(ImageStep::Remove));
+fn what_cannot_be_kept_is_written_over_only_when_that_is_on_record() {
+    let (mut volume, mut out) = behind();
+    volume.set_cut(7, false, false);
+    assert!(accept(&mut volume, SESSION));
+    volume.cannot_keep(6, &mut out);
+    assert!(out.is_empty() && !volume.status().unkept, "of a cut that has ended");
+    volume.cannot_keep(7, &mut out);
+    assert_eq!(out, [VolumeAction::Poke]);
+    assert!(volume.status().unkept && volume.image_to_keep() == Some(7), "not on record yet");
+    volume.set_cut(7, true, false);
+    assert!(!volume.status().unkept && volume.image_to_keep().is_none());
+    assert!(volume.is_mixture() && !volume.image_counts(7) && volume.take_image_spent());
+    assert!(accept(&mut volume, NEXT));
+    assert!(volume.is_mixture() && volume.image_to_keep().is_none(), "nothing whole to be kept");
+    volume.set_cut(8, false, true);
+    assert!(!volume.is_mixture());
 }
 
 #[test]
@@ -93,8 +90,7 @@ fn nothing_comes_in_while_the_image_is_written_back() {
 #[test]
 fn a_primary_has_nothing_to_put_back() {
     let (mut volume, mut out) = behind();
-    volume.image_made(volume.image_to_keep().unwrap());
     volume.learned(&config(2, 2, Side::B, InSync::Primary), at(0), &mut out);
     assert!(!volume.begin_roll_back(&[0], &mut out));
-    assert_eq!(volume.take_image_step(), Some(ImageStep::Remove), "in office its image is of no use");
+    assert!(volume.image_to_keep().is_none());
 }

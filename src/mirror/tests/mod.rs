@@ -6,6 +6,7 @@ pub(super) mod invariants;
 mod mending;
 mod speed;
 mod sync;
+mod verify;
 
 use super::*;
 use crate::arbitration::{Config, Epoch, Gate, InSync, Lineage, Mode, Quorum, Side, Tenure};

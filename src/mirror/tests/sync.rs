@@ -427,3 +427,51 @@ fn a_volume_enters_and_leaves_a_group_under_load() {
     assert_eq!(rig.local(inside, StoreResult::Done), [answer(inside, Outcome::Good)]);
     assert_eq!((rig.volume.status().dirty_regions, rig.volume.status().map_pending), (0, false));
 }
+
+/// Its copy is nobody's to serve: a host found its way here while roles changed, and was to be sent on.
+#[test]
+fn what_waits_at_a_secondary_is_refused_when_the_volume_leaves_its_group() {
+    let left = |broken: bool| {
+        let mut rig = Rig::bare();
+        rig.volume.enrol(Side::A, &config(1, 1, Side::B, InSync::Primary), false, at(0), &mut rig.out);
+        rig.gate(Mode::Held);
+        let (read, write) = (rig.submit(Op::Read, 0, 8), rig.submit(Op::Write, 64, 8));
+        rig.run();
+        #[cfg(feature = "testing")]
+        crate::mutation::set(broken.then_some(crate::mutation::Mutation::LeftCopyServesParked));
+        rig.volume.withdraw(at(0), &mut rig.out);
+        #[cfg(feature = "testing")]
+        crate::mutation::set(None);
+        (rig.run(), read, write)
+    };
+    let (actions, read, write) = left(false);
+    for command in [read, write] {
+        assert!(actions.contains(&answer(command, Outcome::Refused(Refusal::Standby))), "{actions:?}");
+    }
+    assert!(!actions.contains(&local(read)) && !actions.contains(&local(write)), "{actions:?}");
+    let (actions, read, _) = left(true);
+    assert!(actions.contains(&local(read)) || !cfg!(feature = "testing"), "{actions:?}");
+}
+
+/// Rule 11: between the end on the first volume of a group and that on its last nothing is sent, and nothing that was
+/// not mirrored is answered.
+#[test]
+fn a_muted_session_sends_nothing_and_answers_nothing_alone() {
+    let mut rig = Rig::primary(InSync::Primary);
+    rig.open(SESSION);
+    rig.run();
+    let under_way = rig.submit(Op::Write, 0, 8);
+    assert_eq!(mirrored(&rig.run()).len(), 1);
+    rig.volume.mute_session();
+    let late = rig.submit(Op::Write, 64, 8);
+    assert_eq!(mirrored(&rig.run()), []);
+    for command in [under_way, late] {
+        assert_eq!(rig.local(command, StoreResult::Done), []);
+    }
+    let cx = rig.cx();
+    rig.volume.close_session(cx, &mut rig.out);
+    let actions = rig.run();
+    for command in [under_way, late] {
+        assert!(actions.contains(&answer(command, Outcome::Good)), "{actions:?}");
+    }
+}

@@ -138,3 +138,20 @@ fn unmap_is_no_command_of_a_thick_volume() {
     assert_eq!(rig.refused_with(&same, &[0; 512]), Sense::invalid_in_cdb(1, Some(3)));
     rig.medium(&cdb_10(0x41, 0, 0, 1), &[0; 512]);
 }
+
+#[test]
+fn states_that_are_not_told_are_not_announced_either() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.ask(&[0x12, 0, 0, 0, 96, 0])[5], 0x10, "TPGS implicit");
+    rig.access.told = false;
+    assert_eq!(rig.ask(&[0x12, 0, 0, 0, 96, 0])[5], 0);
+    assert_eq!(rig.refused(&[0; 6]).code, (0x3f, 0x03), "INQUIRY data have changed");
+    rig.access.own.state = AccessState::Standby;
+    rig.changes.access += 1;
+    assert_eq!(rig.refused(&[0; 6]), Sense::STANDBY, "no 2A/06; a host finds out by trying");
+    rig.access.told = true;
+    rig.changes.access += 1;
+    assert_eq!(rig.refused(&[0; 6]).code, (0x2a, 0x06));
+    assert_eq!(rig.refused(&[0; 6]).code, (0x3f, 0x03));
+    assert_eq!(rig.refused(&[0; 6]), Sense::STANDBY);
+}

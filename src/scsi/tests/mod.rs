@@ -53,7 +53,7 @@ impl Rig {
         let own = PortGroup { id: 1, state: AccessState::ActiveOptimized, ports: vec![1, 2] };
         Self {
             unit,
-            access: Access { own, other: None, transition_s: 5 },
+            access: Access { own, other: None, transition_s: 5, told: true },
             port: Port {
                 relative: 2,
                 name: "iqn.2026-01.test:a,t,0x0001".into(),

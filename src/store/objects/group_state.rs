@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::model::Objects;
-use super::types::{GroupState, Host, Kind, ObjectError, SharedVolume, Vlun};
+use super::types::{GroupState, Host, Kind, ObjectError, SharedVolume, Unexported, Vlun};
 
 impl Objects {
     /// The state of a group as this array holds it.
@@ -96,6 +96,51 @@ impl Objects {
         let group = self.groups.get_mut(&state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
         group.sequence = state.sequence;
         Ok(true)
+    }
+
+    /// Takes the exports of a group's members back on this array alone: it is about to hold them as its own, and
+    /// the other array serves the same LUNs. Whatever becomes of that, the next state of the group that is heard
+    /// brings them again.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn unexport(&mut self, group: Uuid) -> Result<Unexported, ObjectError> {
+        let unknown = || ObjectError::Missing { kind: Kind::Group, name: group.to_string() };
+        let entry = self.groups.get_mut(&group).ok_or_else(unknown)?;
+        let members: Vec<Uuid> = entry.members.iter().map(|member| member.volume).collect();
+        let mut taken = Unexported { group, sequence: entry.sequence, vluns: Vec::new() };
+        self.vluns.retain(|(volume, _), vlun| {
+            let goes = members.contains(volume);
+            if goes {
+                taken.vluns.push(vlun.clone());
+            }
+            !goes
+        });
+        if !taken.vluns.is_empty() {
+            entry.sequence = 0;
+        }
+        Ok(taken)
+    }
+
+    /// Takes back the exports of one volume, as [`Self::unexport`], which leaves its group at the same time.
+    pub fn unexport_volume(&mut self, volume: Uuid) -> Vec<Vlun> {
+        let taken: Vec<Vlun> = self.vluns_of_volume(volume).cloned().collect();
+        self.vluns.retain(|(exported, _), _| *exported != volume);
+        taken
+    }
+
+    /// The group stays after all: its exports are there again, unless something took their place.
+    pub fn export_again(&mut self, taken: Unexported) {
+        let Some(group) = self.groups.get_mut(&taken.group) else { return };
+        if group.sequence == 0 {
+            group.sequence = taken.sequence;
+        }
+        for vlun in taken.vluns {
+            let is_free = self.vluns_of_host(vlun.host).all(|other| other.lun != vlun.lun);
+            if is_free && self.volumes.contains_key(&vlun.volume) && self.hosts.contains_key(&vlun.host) {
+                self.vluns.insert((vlun.volume, vlun.host), vlun);
+            }
+        }
     }
 
     /// The UUID under which `host` of the other array is known here from now on.

@@ -15,6 +15,6 @@ pub use model::{Objects, check_name};
 pub use store::{ObjectStore, StoreError};
 pub use types::{
     Absent, COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX,
-    Member, NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone,
+    Member, NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone, Unexported,
     VirtualVolume, Vlun,
 };

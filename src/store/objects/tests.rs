@@ -178,3 +178,27 @@ fn a_state_that_does_not_fit_changes_nothing() {
     assert!(matches!(b.adopt_group_state(&state), Err(ObjectError::LunTaken { .. })));
     assert_eq!(b, before);
 }
+
+#[test]
+fn exports_taken_back_come_again_when_the_group_stays_or_is_told_anew() {
+    let mut o = some();
+    o.add_group(group("g", 21, &[1])).unwrap();
+    o.add_vlun("v1", "h1", Some(5)).unwrap();
+    o.add_vlun("v2", "h1", Some(6)).unwrap();
+    let (before, state) = (o.clone(), o.group_state(Uuid::from_u128(21)).unwrap());
+    let taken = o.unexport(Uuid::from_u128(21)).unwrap();
+    let left: Vec<_> = o.vluns().map(|vlun| vlun.lun).collect();
+    assert_eq!((taken.vluns.len(), left), (1, vec![6]), "of the members alone");
+    let mut told = o.clone();
+    assert_eq!(told.adopt_group_state(&state), Ok(true), "whatever number it had before");
+    assert_eq!(told, before);
+    o.export_again(taken.clone());
+    assert_eq!(o, before);
+    o.unexport(Uuid::from_u128(21)).unwrap();
+    o.add_vlun("v2", "h2", Some(5)).unwrap();
+    o.remove_vlun("v2", "h1").unwrap();
+    o.add_volume(volume("v3", 3)).unwrap();
+    o.add_vlun("v3", "h1", Some(5)).unwrap();
+    o.export_again(taken);
+    assert_eq!(o.vluns().filter(|vlun| vlun.lun == 5).count(), 2, "that LUN has another volume now");
+}

@@ -108,6 +108,7 @@ pub struct Member {
 pub struct Policies {
     /// The secondary may be promoted without an operator (ATF).
     pub auto_failover: bool,
+    /// Hosts are told which path serves (ALUA); else they find it by trying.
     pub path_management: bool,
     /// The group is mirrored again by itself after a loss of the mirror.
     pub auto_recover: bool,
@@ -232,6 +233,15 @@ pub struct GroupState {
     pub sequence: u64,
     pub volumes: Vec<SharedVolume>,
     pub hosts: Vec<Host>,
+    pub vluns: Vec<Vlun>,
+}
+
+/// Exports that an array has taken back of a group it is about to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unexported {
+    pub group: Uuid,
+    /// The group's number before.
+    pub sequence: u64,
     pub vluns: Vec<Vlun>,
 }
 
