@@ -8,7 +8,8 @@ use crate::control::{GroupShell, Objects};
 use crate::disk::{Failure, File, Store};
 use crate::frontend::Session;
 use crate::host::MS;
-use crate::network::{A, B, ConnectionId, Item, Process, Use, WITNESS};
+use crate::keeping::Keeping;
+use crate::network::{A, B, ConnectionId, Item, Process, Use, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
 use crate::volumes::{self, IoOwner, VolumeShell};
@@ -62,6 +63,8 @@ pub struct Array {
     pub control: Option<ConnectionId>,
     pub witness: Option<ConnectionId>,
     pub sessions: Vec<Session>,
+    /// What each copy held before its resync (F14).
+    pub kept: Vec<Keeping>,
     pub disk_failure: Option<Failure>,
     pub hang_until: u64,
     pub metadata_hang_until: u64,
@@ -107,6 +110,7 @@ impl Array {
             control: None,
             witness: None,
             sessions: Vec::new(),
+            kept: (0..volumes).map(|_| Keeping::default()).collect(),
             disk_failure: None,
             hang_until: 0,
             metadata_hang_until: 0,
@@ -130,6 +134,7 @@ impl Array {
     /// No I/O and no command anywhere in it.
     pub fn at_rest(&self) -> bool {
         self.store.under_way().next().is_none()
+            && self.kept.iter().all(Keeping::is_quiet)
             && self.volumes.iter().all(|v| v.commands.iter().flatten().next().is_none())
     }
 }
@@ -141,6 +146,9 @@ impl World {
             Work::IoSubmit { io } => self.io_submit(a, io),
             Work::IoOver { io } => self.io_done(a, io),
             Work::SyncOver { token } => {
+                if self.image_written(a, token) {
+                    return;
+                }
                 self.data_dir_moves(a);
                 if !self.map_written(a, token) {
                     self.control_synced(a, token);
@@ -160,8 +168,11 @@ impl World {
 
     /// A write of `data_dir` reached the disk (the process may not know yet).
     pub fn sync_done(&mut self, process: Process, token: u32) {
-        if process == WITNESS {
-            self.witness.durable(token);
+        if is_witness(process) {
+            self.voter_mut(process).durable(token);
+            return;
+        }
+        if self.image_durable(process, token) {
             return;
         }
         // (one token, one file)
@@ -283,7 +294,7 @@ impl World {
         let (to, open) = match of {
             Use::Control => (B, array.control),
             Use::Lane(lane) => (B, array.lane(lane)),
-            Use::Witness => (WITNESS, array.witness),
+            Use::Witness => (self.second.leads[a], array.witness),
             Use::Host => return,
         };
         if open.is_some() {
@@ -365,6 +376,9 @@ impl World {
         array.store.crash(&mut self.rng, &mut changed);
         for file in array.maps.iter_mut().chain(&mut array.votes) {
             file.crash(&mut self.rng);
+        }
+        for kept in &mut array.kept {
+            kept.crash(&mut self.rng);
         }
         array.groups.clear();
         array.volumes.clear();

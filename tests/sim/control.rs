@@ -189,8 +189,10 @@ impl World {
                     return self.violate(format!("array {a} cannot read the map of volume {v}: {error}"));
                 }
             };
+            let core = Volume::restore(geometry, limits(), map);
+            self.arrays[a].kept[v].found();
             self.arrays[a].volumes.push(VolumeShell {
-                core: Volume::restore(geometry, limits(), map),
+                core,
                 group: self.plan.volumes[v].group,
                 commands: Vec::new(),
                 applying: Vec::new(),
@@ -287,6 +289,12 @@ impl World {
     pub fn config_on_disk(&self, a: usize, g: usize) -> Option<Config> {
         let newest = VOTES.decode(&self.arrays[a].votes[g].bytes).ok()?;
         VoterRecord::decode_body(&newest.body).ok()?.chosen
+    }
+
+    /// The cut of a group's copy as the register on disk has it.
+    pub fn cut_on_disk(&self, a: usize, g: usize) -> Option<u64> {
+        let newest = VOTES.decode(&self.arrays[a].votes[g].bytes).ok()?;
+        Some(VoterRecord::decode_body(&newest.body).ok()?.cut)
     }
 
     /// One event for a group's control.

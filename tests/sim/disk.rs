@@ -16,6 +16,8 @@ pub enum Owner<C, A, K> {
     Mend(C),
     Apply(A),
     Copy(K),
+    /// What a copy held before its resync comes back.
+    Back,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

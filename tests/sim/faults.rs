@@ -9,6 +9,9 @@ use crate::host::MS;
 use crate::layout;
 use crate::network::{A, B, Cut, FIRST_HOST, Process, Use, WITNESS};
 use crate::prng::Prng;
+use crate::second::Origin;
+use crate::witness::Return;
+use crate::word::Moment;
 use crate::world::{Event, Phase, World};
 
 /// Begins the stream of chance for sectors that fail.
@@ -96,6 +99,30 @@ pub enum Step {
     Lose {
         array: usize,
         loss: Loss,
+    },
+    /// A second witness comes up; these arrays reach it from now on.
+    SecondWitness {
+        origin: Origin,
+        led: [bool; 2],
+    },
+    /// The array reaches the second witness, or the first one.
+    LeadTo {
+        array: usize,
+        second: bool,
+    },
+    /// One of two witnesses is turned off for good: the first, or the second.
+    OneWitness {
+        second: bool,
+    },
+    /// The other array is turned off, and this one put in office.
+    GiveWord {
+        array: usize,
+        moment: Moment,
+        until: u64,
+        late: u64,
+    },
+    KeepWord {
+        array: usize,
     },
     DiskHang {
         array: usize,
@@ -353,7 +380,7 @@ impl World {
         self.say(|| format!("FAULT {step:?}"));
         match step {
             Step::Crash { array, power } => self.crash_array(array, power),
-            Step::Start { array } if self.away == Away::Array(array) => {}
+            Step::Start { array } if self.away == Away::Array(array) || self.word.off == Some(array) => {}
             Step::Start { array } => self.start_array(array),
             Step::Lose { array, loss } => self.lose(array, loss),
             Step::Pause { array } => self.arrays[array].paused = true,
@@ -366,15 +393,20 @@ impl World {
                 self.network.heal(|cut| *cut == gone, self.now, &mut self.rng);
             }
             Step::Reset { array, of } => self.reset_connections(array, of),
-            Step::WitnessCrash => self.witness_crash(),
+            Step::WitnessCrash => self.witness_crash(WITNESS),
             Step::WitnessStart | Step::WitnessReboot | Step::WitnessReplace | Step::WitnessRestore
                 if self.away == Away::Witness => {}
-            Step::WitnessStart => self.witness_restart(crate::witness::Return::Continuous),
-            Step::WitnessReboot => self.witness_restart(crate::witness::Return::Rebooted),
-            Step::WitnessReplace => self.witness_restart(crate::witness::Return::Blank),
-            Step::WitnessRestore => self.witness_restart(crate::witness::Return::Restored),
+            Step::WitnessStart => self.witness_restart(WITNESS, Return::Continuous),
+            Step::WitnessReboot => self.witness_restart(WITNESS, Return::Rebooted),
+            Step::WitnessReplace => self.witness_restart(WITNESS, Return::Blank),
+            Step::WitnessRestore => self.witness_restart(WITNESS, Return::Restored),
             Step::WitnessPause => self.witness.paused = true,
-            Step::WitnessResume => self.witness_resume(),
+            Step::WitnessResume => self.witness_resume(WITNESS),
+            Step::SecondWitness { origin, led } => self.second_witness(origin, led),
+            Step::LeadTo { array, second } => self.lead_to(array, second),
+            Step::OneWitness { second } => self.one_witness(second),
+            Step::GiveWord { array, moment, until, late } => self.give_word(array, moment, until, late),
+            Step::KeepWord { array } => self.keep_word(array),
             Step::Switchover { group } => self.order_switchover(group),
             Step::StopGroup { group } => self.order_stop(group),
             Step::StartGroup { group } => self.order_start(group),
@@ -408,6 +440,7 @@ impl World {
         self.network.heal(|_| true, self.now, &mut self.rng);
         self.network.delay.slow = 0;
         self.network.delay.max = self.network.delay.max.min(5 * MS);
+        self.network.delay.min = self.network.delay.min.min(MS);
         // Mostly everything comes back; sometimes one of the three stays away for a while.
         self.away = if self.script.is_some_and(|s| !s.storm) {
             Away::Nobody
@@ -419,21 +452,26 @@ impl World {
                 _ => Away::Nobody,
             }
         };
+        if self.word.off.is_some() {
+            self.away = Away::Nobody;
+        }
+        let survivor = self.second.witness.alive && self.rng.coin();
+        self.one_witness(survivor);
         for array in 0..2 {
             self.arrays[array].disk_failure = None;
             self.arrays[array].store.bad.iter_mut().for_each(Vec::clear);
             self.resume_array(array);
             if self.away == Away::Array(array) {
                 self.crash_array(array, false);
-            } else if !self.arrays[array].alive {
+            } else if !self.arrays[array].alive && self.word.off != Some(array) {
                 self.start_array(array);
             }
         }
-        self.witness_resume();
+        self.witness_resume(WITNESS);
         if self.away == Away::Witness {
-            self.witness_crash();
+            self.witness_crash(WITNESS);
         } else if !self.witness.alive {
-            self.witness_restart(crate::witness::Return::Continuous);
+            self.witness_restart(WITNESS, Return::Continuous);
         }
         for group in 0..self.plan.groups {
             self.order_start(group);

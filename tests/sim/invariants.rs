@@ -125,6 +125,7 @@ impl World {
             None => {}
         }
         self.say(|| format!("CHOSEN group {group} at {}: {}", name(voter), brief(config)));
+        self.note_whole(group, config);
         let previous = self.watch.chain.get(&key(config.epoch.0.wrapping_sub(1))).copied();
         self.watch.chain.insert(key(config.epoch.0), *config);
         if let Some(previous) = previous
@@ -203,7 +204,8 @@ impl World {
         let late = self.arrays[a].store.under_way().any(|(_, io)| {
             plan.volumes[usize::from(io.volume)].group == group && matches!(io.owner, Owner::Apply(_))
         });
-        if late {
+        let waits = |v: usize| plan.volumes[v].group == group && self.arrays[a].kept[v].holds_frames();
+        if late || (0..plan.volumes.len()).any(waits) {
             self.violate(format!("rule 5: {} opens its gate while older applies run", name(a)));
         }
     }

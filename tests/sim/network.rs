@@ -12,6 +12,16 @@ pub const A: Process = 0;
 pub const B: Process = 1;
 pub const WITNESS: Process = 2;
 pub const FIRST_HOST: Process = 3;
+/// A second machine that calls itself the witness; above all hosts.
+pub const SECOND_WITNESS: Process = 63;
+
+pub const fn is_witness(process: Process) -> bool {
+    process == WITNESS || process == SECOND_WITNESS
+}
+
+pub const fn is_host(process: Process) -> bool {
+    process >= FIRST_HOST && process != SECOND_WITNESS
+}
 
 pub type ConnectionId = u32;
 

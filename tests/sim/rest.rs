@@ -32,11 +32,13 @@ impl World {
         let bound = self.healed_at + self.plan.heal_bound;
         match self.phase {
             Phase::Storm => return,
+            // The operator's word holds for one of the arrays.
+            Phase::Healed if self.word.off.is_some() => {}
             Phase::Healed if matches!(self.away, Away::Array(_)) => self.wait_for_survivor(),
             Phase::Healed => {
                 for group in 0..self.plan.groups {
                     self.order_start(group);
-                    if self.lossy {
+                    if self.lossy || self.override_was_kept() {
                         for array in 0..2 {
                             self.order_discard(array, group);
                         }
@@ -96,10 +98,11 @@ impl World {
                 continue; // stopped: no automatic failover, by right
             }
             let alone = |c: &Config| c.quorum == Quorum::PrimaryAlone && c.primary != survivor;
-            // Both arrays must decide what was agreed beforehand, or may have been (F36).
+            // Both arrays must decide what was agreed beforehand, or may have been (F36); and the enrolment of
+            // another witness that was begun while both were in sync.
             let vote = self.arrays[1 - dead].group(g).and_then(|group| group.control.arbiter().vote());
             if self.watch.newest[g].as_ref().is_some_and(alone)
-                || vote.is_some_and(|vote| vote.quorum == Quorum::PrimaryAlone)
+                || vote.is_some_and(|vote| vote.quorum == Quorum::PrimaryAlone || vote.witness != Some(third))
             {
                 continue;
             }
@@ -186,6 +189,7 @@ impl World {
     }
 
     pub fn command_ended(&mut self, a: usize, ticket: u64, result: Result<(), Refused>) {
+        self.override_ended(a, ticket, result.is_ok());
         for order in &mut self.orders {
             if order.array == a && order.ticket == ticket {
                 order.result = Some(result);

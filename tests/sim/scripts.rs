@@ -3,13 +3,15 @@
 
 use crate::disk::Failure;
 use crate::faults::Step::{
-    self, Crash, Cut, Discard, DiskFails, DiskHang, Mend, MetadataHang, MustBeDiverged, MustLead,
-    MustProgress, MustServe, Override, Resume, StallControl, Start, Stop, Switchover, WitnessCrash,
-    WitnessReplace, WitnessRestore, WitnessStart,
+    self, Crash, Cut, Discard, DiskFails, DiskHang, GiveWord, Mend, MetadataHang, MustBeDiverged, MustLead,
+    MustProgress, MustServe, OneWitness, Override, Reset, Resume, SecondWitness, StallControl, Start, Stop,
+    Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
-use crate::network::{A, B, Delay, FIRST_HOST, WITNESS};
+use crate::network::{A, B, Delay, FIRST_HOST, Use, WITNESS};
 use crate::plan::{Plan, VolumePlan, Weights};
+use crate::second::Origin;
+use crate::word::Moment;
 
 pub struct Script {
     pub name: &'static str,
@@ -21,6 +23,8 @@ pub struct Script {
     pub jitter: u64,
     /// Random faults after the last step too.
     pub storm: bool,
+    /// Arrays keep what their copies held before a resync.
+    pub images: bool,
 }
 
 /// One group, two volumes, a fast network and quiet disks: only the script's faults happen.
@@ -128,6 +132,7 @@ pub const LOST_ACCEPT: Script = Script {
     ],
     jitter: 1000,
     storm: false,
+    images: false,
 };
 
 /// T17, F3: the witness is cut from A alone, for long; then A dies.
@@ -142,6 +147,7 @@ pub const ONE_VIEW: Script = Script {
     ],
     jitter: 100,
     storm: false,
+    images: false,
 };
 
 /// F5, F11, F37: the witness dies, later the link, later B.
@@ -160,6 +166,7 @@ pub const PRE_ELECTED: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// F35: the witness is dead, then A dies; the operator puts B in office.
@@ -177,6 +184,7 @@ pub const FORCED: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// F36: pre-elected, A dies; the operator puts B in office through the witness, which is back. Then
@@ -195,6 +203,7 @@ pub const FORCED_LATER: Script = Script {
     ],
     jitter: 300,
     storm: true,
+    images: false,
 };
 
 /// T16: A, alone in sync, dies; B is put in office; A comes back where it reaches nobody but hosts.
@@ -214,6 +223,7 @@ pub const NO_CONTACT: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// As `two-histories`, in the world that the seed drew, and then whatever comes.
@@ -233,6 +243,7 @@ pub const TWO_HISTORIES_STORM: Script = Script {
     ],
     jitter: 300,
     storm: true,
+    images: false,
 };
 
 /// T15: the operator is wrong: A lives, and serves by the witness's leases.
@@ -247,6 +258,7 @@ pub const WRONG_WORD: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// F13, T12: A writes alone and dies, the operator takes B's old data into office, A comes back; it is
@@ -272,6 +284,7 @@ pub const TWO_HISTORIES: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// T2: A serves by B's lease alone, the witness's promise is over, then the link is cut.
@@ -287,6 +300,7 @@ pub const OWN_PROMISE: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// T6: A drops B through the witness while B hears nothing; the witness is restored to the state
@@ -309,6 +323,7 @@ pub const RESTORED_WITNESS: Script = Script {
     ],
     jitter: 50,
     storm: false,
+    images: false,
 };
 
 /// T12: A loses its power with writes that B never got, of a host that cannot try them again at B;
@@ -326,6 +341,7 @@ pub const DIVERGED: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// T10: commands are queued at A while roles go to B and, before B serves, come back: B is stopped.
@@ -335,6 +351,7 @@ pub const THERE_AND_BACK: Script = Script {
     steps: &[(5000, Switchover { group: 0 }), (5250, Stop { array: B })],
     jitter: 200,
     storm: false,
+    images: false,
 };
 
 /// Rule 6: A's control stands still, B holds what comes for its promotion. A host leaves a write there,
@@ -355,6 +372,7 @@ pub const LEFT_BEHIND: Script = Script {
     ],
     jitter: 50,
     storm: false,
+    images: false,
 };
 
 /// T7: B is dead, the witness is replaced, then A restarts: A must serve by the new witness.
@@ -371,6 +389,7 @@ pub const LONE_PRIMARY: Script = Script {
     ],
     jitter: 100,
     storm: false,
+    images: false,
 };
 
 /// T14: A's disk fails, or hangs; B's, too.
@@ -380,6 +399,7 @@ pub const FAILING_DISK_A: Script = Script {
     steps: &[(5000, DiskFails { array: A, how: Failure::Writes }), (8000, MustLead { group: 0, array: B })],
     jitter: 100,
     storm: false,
+    images: false,
 };
 pub const HANGING_DISK_A: Script = Script {
     name: "hanging-disk-a",
@@ -387,6 +407,7 @@ pub const HANGING_DISK_A: Script = Script {
     steps: &[(5000, DiskHang { array: A, span: 12_000 * MS }), (13_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
+    images: false,
 };
 pub const FAILING_DISK_B: Script = Script {
     name: "failing-disk-b",
@@ -394,6 +415,7 @@ pub const FAILING_DISK_B: Script = Script {
     steps: &[(5000, DiskFails { array: B, how: Failure::Writes }), (11_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
+    images: false,
 };
 pub const HANGING_DISK_B: Script = Script {
     name: "hanging-disk-b",
@@ -401,6 +423,7 @@ pub const HANGING_DISK_B: Script = Script {
     steps: &[(5000, DiskHang { array: B, span: 12_000 * MS }), (11_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
+    images: false,
 };
 
 /// DESIGN §6: A's `data_dir` hangs; its leases run out while the links live. Both disks of A at once.
@@ -410,6 +433,7 @@ pub const HANGING_DATA_DIR_A: Script = Script {
     steps: &[(5000, MetadataHang { array: A, span: 14_000 * MS }), (15_000, MustProgress { group: 0 })],
     jitter: 100,
     storm: false,
+    images: false,
 };
 pub const HANGING_ARRAY_A: Script = Script {
     name: "hanging-array-a",
@@ -421,6 +445,7 @@ pub const HANGING_ARRAY_A: Script = Script {
     ],
     jitter: 100,
     storm: false,
+    images: false,
 };
 
 /// Whatever the seed drew, and disks of both arrays that hang all the time.
@@ -433,6 +458,7 @@ pub const HANGING_DISKS: Script = Script {
     steps: &[],
     jitter: 0,
     storm: true,
+    images: false,
 };
 
 /// T19: A serves by the witness's lease alone, B's promise is over, the witness restarts.
@@ -450,6 +476,7 @@ pub const FORGETFUL_WITNESS: Script = Script {
     ],
     jitter: 300,
     storm: false,
+    images: false,
 };
 
 /// T20: B finds its promise over while the witness's still runs; the links come back, the witness
@@ -468,6 +495,7 @@ pub const UNWANTED_VOTE: Script = Script {
     ],
     jitter: 400,
     storm: false,
+    images: false,
 };
 
 /// T21: the witness is replaced, the link is cut while the new one is being enrolled, and that one
@@ -486,9 +514,163 @@ pub const TWICE_REPLACED: Script = Script {
     ],
     jitter: 200,
     storm: false,
+    images: false,
+};
+
+/// T12: A loses its power with writes that B never got, and comes back over a slow network: its answer to
+/// B's hello comes in parts, and B says the hello again between two of them.
+pub const ANSWER_IN_PARTS: Script = Script {
+    name: "answer-in-parts",
+    plan: |plan| {
+        sparse(plan);
+        plan.delay = Delay { min: 120 * MS, max: 380 * MS, slow: 0 };
+        plan.habits.command_timeout = 5000 * MS;
+    },
+    steps: &[
+        (9000, cut(FIRST_HOST, B)),
+        (9000, cut(B, FIRST_HOST)),
+        (9500, Crash { array: A, power: true }),
+        (13_500, Start { array: A }),
+        (22_000, mend(FIRST_HOST, B)),
+        (22_000, mend(B, FIRST_HOST)),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+};
+
+/// T22: A, alone in sync, dies; B is put in office through the witness, which is replaced by a blank one
+/// before A comes back: A reaches nobody that it knows, and may neither serve nor enrol the new witness.
+pub const SECOND_REPLACEMENT: Script = Script {
+    name: "second-replacement",
+    plan: calm,
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (10_000, Crash { array: A, power: true }),
+        (11_000, Override { group: 0, array: B, stale: true }),
+        (18_000, MustLead { group: 0, array: B }),
+        (18_500, WitnessCrash),
+        (18_700, WitnessReplace),
+        (19_500, cut(B, WITNESS)),
+        (19_500, cut(WITNESS, B)),
+        (20_000, Start { array: A }),
+        (34_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+};
+
+/// Rule 12: a blank second witness appears, and A is led to it; the link is cut about when that one begins
+/// to speak. A alone with it must not enrol it: B has the first one still.
+pub const TWO_WITNESSES: Script = Script {
+    name: "two-witnesses",
+    plan: |plan| {
+        calm(plan);
+        plan.delay.max = 120 * MS;
+        plan.sync_max = 60 * MS;
+    },
+    steps: &[
+        (4000, SecondWitness { origin: Origin::Blank, led: [true, false] }),
+        (14_400, cut(A, B)),
+        (14_400, cut(B, A)),
+        (26_000, mend(A, B)),
+        (26_000, mend(B, A)),
+        (28_000, OneWitness { second: false }),
+    ],
+    jitter: 1500,
+    storm: false,
+    images: false,
+};
+
+/// F14: B is brought up to date, slowly, and restarts in the middle of it; then A is lost for good, and B
+/// put in office with what it held before.
+pub const LOST_IN_RESYNC: Script = Script {
+    name: "lost-in-resync",
+    plan: |plan| {
+        calm(plan);
+        plan.regions = 3;
+        plan.io_max = 150 * MS;
+        plan.lane_timeout = 0;
+    },
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (10_000, mend(A, B)),
+        (10_000, mend(B, A)),
+        (10_900, Crash { array: B, power: true }),
+        (12_000, Start { array: B }),
+        (13_200, GiveWord { array: B, moment: Moment::Resync, until: 16_000 * MS, late: 0 }),
+        (40_000, MustLead { group: 0, array: B }),
+        (40_000, MustServe { group: 0 }),
+    ],
+    jitter: 900,
+    storm: false,
+    images: true,
+};
+
+/// F14: as before, but the lanes are lost all the time, and B's disk is slow: new sessions begin while the
+/// cut of the one before ends.
+pub const LOST_AGAIN_AND_AGAIN: Script = Script {
+    name: "lost-again-and-again",
+    plan: |plan| {
+        calm(plan);
+        plan.regions = 1;
+        plan.io_max = 150 * MS;
+        plan.lanes = 1;
+        plan.lane_timeout = 0;
+        plan.full_sync = true;
+    },
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (9500, mend(A, B)),
+        (9500, mend(B, A)),
+        (10_600, Reset { array: A, of: Use::Lane(0) }),
+        (11_100, Reset { array: A, of: Use::Lane(0) }),
+        (11_600, Reset { array: A, of: Use::Lane(0) }),
+        (11_800, GiveWord { array: B, moment: Moment::Resync, until: 16_000 * MS, late: 0 }),
+        (40_000, MustLead { group: 0, array: B }),
+    ],
+    jitter: 700,
+    storm: false,
+    images: true,
+};
+
+/// F14: the image of a copy is of no use once that has come in sync; B restarts just then. Later A is lost
+/// for good in the middle of another resync.
+pub const IMAGE_OUTLIVES: Script = Script {
+    name: "image-outlives",
+    plan: |plan| {
+        calm(plan);
+        plan.regions = 3;
+        plan.io_max = 150 * MS;
+        plan.lane_timeout = 0;
+    },
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (9500, mend(A, B)),
+        (9500, mend(B, A)),
+        (11_000, DiskHang { array: B, span: 1500 * MS }),
+        (12_000, Crash { array: B, power: true }),
+        (14_000, Start { array: B }),
+        (15_600, GiveWord { array: B, moment: Moment::Resync, until: 19_000 * MS, late: 0 }),
+        (40_000, MustLead { group: 0, array: B }),
+    ],
+    jitter: 1500,
+    storm: false,
+    images: true,
 };
 
 pub const ALL: &[&Script] = &[
+    &ANSWER_IN_PARTS,
+    &SECOND_REPLACEMENT,
+    &TWO_WITNESSES,
+    &LOST_IN_RESYNC,
+    &IMAGE_OUTLIVES,
+    &LOST_AGAIN_AND_AGAIN,
     &FORCED,
     &NO_CONTACT,
     &FORCED_LATER,

@@ -123,6 +123,7 @@ impl World {
         let at = array.volumes[v].core.next_timeout().map_or(u64::MAX, |t| array.clocks.when_grantor(t));
         array.volumes[v].wake_at = at;
         self.wake(a, at);
+        self.look_at_release(a, v);
     }
 
     pub fn carry_out(&mut self, a: usize, v: usize, thread: u16, actions: &[VolumeAction]) {
@@ -197,8 +198,14 @@ impl World {
             VolumeAction::Apply { apply, header, .. } => {
                 let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
                 let Some(held) = held.filter(|h| h.id == apply) else { return };
-                let kind = if header.op == Op::Read { Kind::Read } else { Kind::Write };
-                self.begin_io(a, v, Owner::Apply(apply), kind, header.extent, held.payload);
+                if header.op == Op::Read {
+                    self.begin_io(a, v, Owner::Apply(apply), Kind::Read, header.extent, held.payload);
+                    return;
+                }
+                self.note_frame(a, v);
+                if !self.keep_first(a, v, apply, header.extent) {
+                    self.begin_io(a, v, Owner::Apply(apply), Kind::Write, header.extent, held.payload);
+                }
             }
             VolumeAction::Discard { apply } => self.drop_applying(a, v, apply),
             VolumeAction::Acknowledge { lane, session, sequence, result } => {
@@ -223,7 +230,7 @@ impl World {
         self.arrays[a].volumes[v].commands.get(id.slot() as usize)?.as_ref().filter(|c| c.id == id)
     }
 
-    fn drop_applying(&mut self, a: usize, v: usize, apply: ApplyId) {
+    pub fn drop_applying(&mut self, a: usize, v: usize, apply: ApplyId) {
         let applying = &mut self.arrays[a].volumes[v].applying;
         if let Some(slot) = applying.get_mut(apply.slot() as usize)
             && slot.is_some_and(|held| held.id == apply)
@@ -241,7 +248,7 @@ impl World {
 
     // Volume I/O.
 
-    fn begin_io(
+    pub fn begin_io(
         &mut self,
         a: usize,
         v: usize,
@@ -342,6 +349,7 @@ impl World {
                 self.with_volume(a, v, thread, |core, cx, out| core.applied(apply, io.result, cx, out));
             }
             Owner::Copy(copy) => self.copy_read(a, v, copy, io.payload, io.result),
+            Owner::Back => self.was_put_back(v, io.result == StoreResult::Done),
         }
     }
 

@@ -9,7 +9,7 @@ use twinlun::time::{Duration, Now};
 
 use crate::clock::Clocks;
 use crate::control::side;
-use crate::network::{ConnectionId, Item, WITNESS};
+use crate::network::{ConnectionId, Item, Process, WITNESS};
 use crate::prng::Prng;
 use crate::world::{Message, Work, World};
 
@@ -44,12 +44,12 @@ pub struct Witness {
     clocks: Clocks,
     core: Option<WitnessCore>,
     /// What is durable, and what is being written.
-    image: Option<WitnessImage>,
+    pub image: Option<WitnessImage>,
     writing: Vec<(u32, u64, WitnessImage)>,
     /// States of the past, for restores.
-    backups: Vec<WitnessImage>,
+    pub backups: Vec<WitnessImage>,
     /// The durable image proved continuity (its token survived).
-    token: bool,
+    pub token: bool,
 }
 
 impl Witness {
@@ -98,55 +98,52 @@ impl World {
         // Well before the groups were made: its first silence is over.
         let mut began = self.witness.clocks.now(self.now);
         began.grantor = began.grantor - Duration::from_secs(20);
-        self.start_witness(false, began);
+        self.start_witness(WITNESS, false, began);
     }
 
-    fn start_witness(&mut self, continued: bool, now: Now) {
+    fn start_witness(&mut self, which: Process, continued: bool, now: Now) {
         let mut fresh = [0; 16];
         fresh[..8].copy_from_slice(&self.rng.next_u64().to_le_bytes());
         let mut out = Vec::new();
-        let image = self.witness.image.clone();
-        let core = WitnessCore::start(self.plan.timers, image, continued, Incarnation(fresh), now, &mut out);
-        self.witness.core = Some(core);
-        self.witness.alive = true;
-        self.witness.token = true;
-        self.witness_actions(out);
+        let timers = self.plan.timers;
+        let witness = self.voter_mut(which);
+        let image = witness.image.clone();
+        witness.core = Some(WitnessCore::start(timers, image, continued, Incarnation(fresh), now, &mut out));
+        witness.alive = true;
+        witness.token = true;
+        self.witness_actions(which, out);
     }
 
-    pub fn witness_work(&mut self, work: Work) {
+    pub fn witness_work(&mut self, which: Process, work: Work) {
         let mut out = Vec::new();
-        let now = self.witness.clocks.now(self.now);
+        let now = self.voter(which).clocks.now(self.now);
         match work {
             Work::Arrived { connection, item: Item::End } => {
-                self.network.close(connection, WITNESS, 0, self.now, &mut self.rng);
+                self.network.close(connection, which, 0, self.now, &mut self.rng);
             }
             Work::Arrived { connection, item: Item::Message(Message::ToWitness(ToWitness { batch })) } => {
                 let Some(from) = self.network.get(connection).map(|c| c.ends[0]) else { return };
-                let Some(core) = &mut self.witness.core else { return };
-                core.receive(
-                    &Caller::of(side(from)),
-                    Connection(u64::from(connection)),
-                    &batch,
-                    now,
-                    &mut out,
-                );
+                let Some(core) = &mut self.voter_mut(which).core else { return };
+                let caller = Caller::of(side(from));
+                core.receive(&caller, Connection(u64::from(connection)), &batch, now, &mut out);
             }
             Work::SyncOver { token } => {
-                let Some(at) = self.witness.writing.iter().position(|(t, _, _)| *t == token) else { return };
-                let (_, sequence, _) = self.witness.writing.remove(at);
-                let Some(core) = &mut self.witness.core else { return };
+                let witness = self.voter_mut(which);
+                let Some(at) = witness.writing.iter().position(|(t, _, _)| *t == token) else { return };
+                let (_, sequence, _) = witness.writing.remove(at);
+                let Some(core) = &mut witness.core else { return };
                 core.persisted(sequence, &mut out);
             }
             _ => {}
         }
-        self.witness_actions(out);
-        self.observe_witness();
+        self.witness_actions(which, out);
+        self.observe_witness(which);
     }
 
-    fn observe_witness(&mut self) {
+    fn observe_witness(&mut self, which: Process) {
         for g in 0..self.plan.groups {
             let id = crate::control::group_id(g);
-            let record = self.witness.core.as_ref().and_then(|core| core.record(id)).copied();
+            let record = self.voter(which).core.as_ref().and_then(|core| core.record(id)).copied();
             if let Some(chosen) = record.and_then(|record| record.chosen) {
                 self.note_chosen(WITNESS, g, &chosen);
             }
@@ -154,69 +151,75 @@ impl World {
         }
     }
 
-    fn witness_actions(&mut self, actions: Vec<WitnessAction>) {
+    fn witness_actions(&mut self, which: Process, actions: Vec<WitnessAction>) {
         for action in actions {
             match action {
                 WitnessAction::Persist { sequence, .. } => {
-                    let Some(core) = &self.witness.core else { return };
-                    let image = core.image().clone();
                     let token = self.new_token();
-                    self.witness.writing.push((token, sequence, image));
-                    self.begin_sync(WITNESS, token);
+                    let witness = self.voter_mut(which);
+                    let Some(core) = &witness.core else { return };
+                    witness.writing.push((token, sequence, core.image().clone()));
+                    self.begin_sync(which, token);
                 }
                 WitnessAction::Reply { connection, messages } => {
                     let reply = FromWitness { batch: messages };
-                    self.send(connection.0 as ConnectionId, WITNESS, Message::FromWitness(reply));
+                    self.send(connection.0 as ConnectionId, which, Message::FromWitness(reply));
                 }
             }
         }
     }
 
-    pub fn witness_crash(&mut self) {
-        if !self.witness.alive {
+    pub fn witness_crash(&mut self, which: Process) {
+        let witness = self.voter_mut(which);
+        if !witness.alive {
             return;
         }
-        self.witness.alive = false;
-        self.witness.paused = false;
-        self.witness.boot += 1;
-        self.witness.deferred.clear();
-        self.witness.core = None;
+        witness.alive = false;
+        witness.paused = false;
+        witness.boot += 1;
+        witness.deferred.clear();
+        witness.core = None;
         // What was being written is there or not; a file whose write was cut off is the one before.
-        for (_, _, image) in core::mem::take(&mut self.witness.writing) {
+        for (_, _, image) in core::mem::take(&mut witness.writing) {
             if self.rng.coin() {
-                self.witness.image = Some(image);
                 // The token is written after the state: it may name the one before.
-                self.witness.token &= self.rng.coin();
+                let token = self.rng.coin();
+                let witness = self.voter_mut(which);
+                witness.image = Some(image);
+                witness.token &= token;
             } else {
                 break;
             }
         }
-        for connection in self.network.of_process(WITNESS) {
-            self.network.close(connection, WITNESS, 0, self.now, &mut self.rng);
+        for connection in self.network.of_process(which) {
+            self.network.close(connection, which, 0, self.now, &mut self.rng);
         }
     }
 
-    pub fn witness_restart(&mut self, how: Return) {
-        if self.witness.alive {
+    pub fn witness_restart(&mut self, which: Process, how: Return) {
+        if self.voter(which).alive {
             return;
         }
-        let continued = how == Return::Continuous && self.witness.token && self.witness.image.is_some();
+        let witness = self.voter(which);
+        let continued = how == Return::Continuous && witness.token && witness.image.is_some();
         match how {
-            Return::Blank => self.witness.image = None,
-            Return::Restored if !self.witness.backups.is_empty() => {
-                let n = self.rng.below(self.witness.backups.len() as u64) as usize;
-                self.witness.image = Some(self.witness.backups[n].clone());
+            Return::Blank => self.voter_mut(which).image = None,
+            Return::Restored if !witness.backups.is_empty() => {
+                let backups = witness.backups.len() as u64;
+                let n = self.rng.below(backups) as usize;
+                let witness = self.voter_mut(which);
+                witness.image = Some(witness.backups[n].clone());
             }
             _ => {}
         }
-        let now = self.witness.clocks.now(self.now);
-        self.start_witness(continued, now);
+        let now = self.voter(which).clocks.now(self.now);
+        self.start_witness(which, continued, now);
     }
 
-    pub fn witness_resume(&mut self) {
-        self.witness.paused = false;
-        for work in core::mem::take(&mut self.witness.deferred) {
-            self.work(WITNESS, work);
+    pub fn witness_resume(&mut self, which: Process) {
+        self.voter_mut(which).paused = false;
+        for work in core::mem::take(&mut self.voter_mut(which).deferred) {
+            self.work(which, work);
         }
     }
 }

@@ -11,14 +11,17 @@ use crate::disk::IoId;
 use crate::faults::Away;
 use crate::host::{ArrayMessage, Host, HostMessage, MS};
 use crate::invariants::Watch;
+use crate::keeping::Images;
 use crate::layout::{self, Payload, Stamp};
-use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, WITNESS};
+use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, is_host, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
 use crate::queue::Queue;
 use crate::rest::Order;
 use crate::scripts::Script;
+use crate::second::Second;
 use crate::witness::{FromWitness, ToWitness, Witness};
+use crate::word::Word;
 
 /// What travels on connections.
 #[derive(Debug)]
@@ -190,11 +193,14 @@ pub struct World {
     pub extents: Vec<Extent>,
     pub arrays: Vec<Array>,
     pub witness: Witness,
+    pub second: Second,
     pub hosts: Vec<Host>,
     /// One register for each volume and block of interest.
     pub registers: Vec<Vec<Register>>,
     /// Acknowledged writes were given up by an operator.
     pub lossy: bool,
+    pub images: Images,
+    pub word: Word,
     /// The array that the operator has turned off after the healing.
     pub switched_off: Option<usize>,
     pub watch: Watch,
@@ -260,9 +266,12 @@ impl World {
             extents: layout::extents(plan.regions),
             arrays,
             witness,
+            second: Second::new(seed),
             hosts,
             registers: vec![vec![Register::new(); blocks]; volumes],
             lossy: false,
+            images: Images::new(plan.groups),
+            word: Word::default(),
             switched_off: None,
             watch: Watch::new(&plan, blocks),
             steps: Vec::new(),
@@ -291,6 +300,8 @@ impl World {
         self.faults_begin();
         self.plan_losses(self.digest);
         self.plan_bad_sectors(self.digest);
+        self.plan_images(self.digest);
+        self.plan_second_witness(self.digest);
         self.drain_due();
     }
 
@@ -355,10 +366,14 @@ impl World {
 
     /// Asks for `Work::Wake` at a process, not later than `at`.
     pub fn wake(&mut self, process: Process, at: u64) {
-        let due =
-            if process == WITNESS { &mut self.witness.wake_at } else { &mut self.arrays[process].wake_at };
+        let now = self.now;
+        let due = if is_witness(process) {
+            &mut self.voter_mut(process).wake_at
+        } else {
+            &mut self.arrays[process].wake_at
+        };
         if at < *due {
-            let at = at.max(self.now);
+            let at = at.max(now);
             *due = at;
             self.queue.push(at, Event::Wake { process: process as u8, at });
         }
@@ -367,9 +382,9 @@ impl World {
     /// Whether a TCP handshake between the two succeeds now.
     pub fn can_connect(&self, from: Process, to: Process, of: Use) -> bool {
         let alive = |p: Process| match p {
-            WITNESS => self.witness.alive,
-            p if p < FIRST_HOST => self.arrays[p].alive,
-            _ => true,
+            p if is_witness(p) => self.voter(p).alive,
+            p if is_host(p) => true,
+            p => self.arrays[p].alive,
         };
         alive(from) && alive(to) && !self.network.blocked(from, to, of) && !self.network.blocked(to, from, of)
     }
@@ -418,8 +433,8 @@ impl World {
             }
             Event::Wake { process, at } => {
                 let process = usize::from(process);
-                let due = if process == WITNESS {
-                    &mut self.witness.wake_at
+                let due = if is_witness(process) {
+                    &mut self.voter_mut(process).wake_at
                 } else {
                     &mut self.arrays[process].wake_at
                 };
@@ -451,8 +466,8 @@ impl World {
             }
             Event::SyncDone { process, boot, token } => {
                 let process = usize::from(process);
-                let current = if process == WITNESS {
-                    self.witness.alive && self.witness.boot == boot
+                let current = if is_witness(process) {
+                    self.voter(process).alive && self.voter(process).boot == boot
                 } else {
                     self.current(process as u8, boot)
                 };
@@ -497,7 +512,7 @@ impl World {
     }
 
     fn arrive(&mut self, to: Process, connection: ConnectionId, item: Item<Message>) {
-        if to >= FIRST_HOST {
+        if is_host(to) {
             match item {
                 Item::End => self.host_connection_ended(to, connection),
                 Item::Message(Message::Array(message)) => self.host_receive(to, connection, message),
@@ -510,14 +525,15 @@ impl World {
 
     /// Does it now, or keeps it until the process runs again.
     pub fn work(&mut self, process: Process, work: Work) {
-        if process == WITNESS {
-            if !self.witness.alive {
+        if is_witness(process) {
+            let witness = self.voter_mut(process);
+            if !witness.alive {
                 return;
             }
-            if self.witness.paused {
-                self.witness.deferred.push(work);
+            if witness.paused {
+                witness.deferred.push(work);
             } else {
-                self.witness_work(work);
+                self.witness_work(process, work);
             }
             return;
         }
@@ -553,8 +569,8 @@ impl World {
     /// A durable write of `data_dir` (or the witness's state) begins.
     pub fn begin_sync(&mut self, process: Process, token: u32) {
         let mut after = self.rng.below(self.plan.sync_max) + MS / 100;
-        let boot = if process == WITNESS {
-            self.witness.boot
+        let boot = if is_witness(process) {
+            self.voter(process).boot
         } else {
             let hang = self.arrays[process].metadata_hang(self.now);
             let timeout = self.plan.timers.disk_timeout.as_nanos() as u64;
