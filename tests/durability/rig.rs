@@ -187,6 +187,8 @@ impl Rig {
         self.array(Member::A).unwrap().cli(&["apply", path.to_str().unwrap(), "--wait"]);
         self.settle()?;
         if let Some((member, mutation)) = self.broken_later.take() {
+            // What an admission marked, and what a host wrote, is off the map, and that on disk.
+            std::thread::sleep(Duration::from_secs(6));
             self.kill(&[member]);
             self.break_rule(member, &mutation);
             self.settle()?;

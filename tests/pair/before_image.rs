@@ -26,6 +26,12 @@ fn whole_is(array: &Array, pattern: u8) -> Option<bool> {
     qemu_io(&array.place, &format!("read -P {pattern:#x} 0 64M")).map(|read| read.is_ok())
 }
 
+/// Dropped, and let alone by what a new witness refuses for its first seconds.
+fn serves_alone(array: &Array) -> bool {
+    let group = array.group();
+    group["inSync"] == false && group["serves"] == true
+}
+
 /// The operator's client gives up, or is killed, while the older content is being put back: the verb goes on. True: B
 /// serves in the end.
 fn override_without_its_client(mutation: Option<&str>) -> Option<bool> {
@@ -36,7 +42,7 @@ fn override_without_its_client(mutation: Option<&str>) -> Option<bool> {
         return None;
     }
     b.daemon.kill();
-    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    until("A goes on alone", LIMIT, || serves_alone(&a).then_some(()));
     qemu_io(&a.place, "write -P 0x22 0 64M").unwrap().unwrap();
     a.daemon.terminate();
     pair.a.environment = vec![("TWINLUN_FAULT".into(), format!("copy_stops:{COPIED}"))];
@@ -104,7 +110,7 @@ fn overridden(mut pair: Pair, checkpoint: Option<bool>) {
         return;
     }
     b.daemon.kill();
-    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    until("A goes on alone", LIMIT, || serves_alone(&a).then_some(()));
     qemu_io(&a.place, "write -P 0x22 0 64M").unwrap().unwrap();
     a.daemon.terminate();
     pair.a.environment = vec![("TWINLUN_FAULT".into(), format!("copy_stops:{COPIED}"))];
@@ -163,7 +169,7 @@ fn an_image_goes_with_the_join() {
     let mut b = b;
     for pattern in [0x22, 0x33] {
         b.daemon.kill();
-        until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+        until("A goes on alone", LIMIT, || serves_alone(&a).then_some(()));
         qemu_io(&a.place, &format!("write -P {pattern:#x} 0 32M")).unwrap().unwrap();
         b = pair.b.start();
         a.until_in_sync();
@@ -182,7 +188,7 @@ fn a_copy_that_cannot_be_kept_is_brought_up_to_date_all_the_same() {
         return;
     }
     b.daemon.kill();
-    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    until("A goes on alone", LIMIT, || serves_alone(&a).then_some(()));
     qemu_io(&a.place, "write -P 0x22 0 16M").unwrap().unwrap();
     pair.b.environment = vec![("TWINLUN_FAULT".into(), "images_fail:1".into())];
     let b = pair.b.start();
@@ -237,7 +243,7 @@ fn in_the_middle(
     while_down: impl FnOnce(),
 ) -> (Array, Array) {
     b.daemon.kill();
-    until("A goes on alone", LIMIT, || (a.group()["inSync"] == false).then_some(()));
+    until("A goes on alone", LIMIT, || serves_alone(&a).then_some(()));
     fill_both(&a.place, pattern);
     a.daemon.terminate();
     while_down();
@@ -297,7 +303,9 @@ fn an_image_that_is_left_behind_is_not_believed() {
 #[test]
 fn with_any_image_believed_a_volume_goes_back_too_far() {
     if qemu_io(&Pair::new().a, "read 0 4k").is_some() {
-        assert!(!serves_one_content(Some("BeforeCutIgnored")), "nobody notices");
+        // On a busy machine the session may end before anything was copied.
+        let noticed = (0..3).any(|_| !serves_one_content(Some("BeforeCutIgnored")));
+        assert!(noticed, "nobody notices");
     }
 }
 
