@@ -235,7 +235,7 @@ fn keys_and_cards_are_there_after_a_power_failure() {
     let added = |broken| {
         mutation::set(broken);
         // What a power failure has torn is no certificate, and is replaced only when that is said.
-        Directory::new(&path).add(&card, &[other.name.clone()]).unwrap();
+        Directory::new(&path).add(&card, std::slice::from_ref(&other.name)).unwrap();
         mutation::set(None);
         power_failure(&at);
         Directory::new(&path).cards().is_ok_and(|cards| cards == [card.clone()])
