@@ -87,6 +87,8 @@ pub fn primary_restored(lab: &mut Lab) -> Result<(), Error> {
     lab.back_up(Node::A)?;
     lab.start(Node::A)?;
     lab.wait("A is back in sync", Duration::from_secs(90), |lab| Ok(lab.status(Node::A)?.in_sync))?;
+    // Where A was back within its lease, what was in doubt is still being made equal.
+    rest(SETTLE);
     lab.switch_over()?;
     rest(SETTLE);
     lab.kill(Node::A)?;
