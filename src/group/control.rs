@@ -364,6 +364,10 @@ impl Control {
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.watch_disks(now, out);
+            if self.sum.store_failed && !self.is_primary() {
+                // Noted; a later probe says whether it is over. In office it stands for errors held back (rule 17).
+                members.each(&mut |_, volume, _| volume.forgive_store());
+            }
             self.tell_of_witness(now, out);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);

@@ -261,6 +261,13 @@ impl Volume {
         Some(since + HAND_OVER_WAIT)
     }
 
+    /// Control has noted that this store failed, and this array is not in office: no answer waits for it.
+    pub fn forgive_store(&mut self) {
+        if !self.is_primary() {
+            self.forget_failure();
+        }
+    }
+
     /// This store works again, as far as is known.
     pub(super) fn forget_failure(&mut self) {
         self.store_failed = None;
