@@ -12,6 +12,7 @@ mod overriding;
 mod proposer;
 mod record;
 mod serving;
+mod taint;
 mod timers;
 mod transition;
 mod voter;
@@ -22,7 +23,7 @@ pub use config::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, S
 pub use fields::{Reader, Writer};
 pub use gate::{Gate, Mode};
 pub use message::{Body, Connection, Message, Promise};
-pub use record::{Ballot, RECORD_FORMAT, Vote, VoterRecord};
+pub use record::{Ballot, MemoryId, RECORD_FORMAT, Vote, VoterRecord};
 pub use timers::{LEASE_MAX, TimerError, Timers};
 pub use transition::Transition;
 pub use witness::{WitnessAction, WitnessCore, WitnessImage};

@@ -61,6 +61,20 @@ pub struct VoterRecord {
     /// office: what it wrote alone is in no other copy, and is overwritten only when the operator has
     /// said so (rule 10, DESIGN §3.2).
     pub overridden: bool,
+    /// The mark of an unclean stop (T13): this array, in {A,B}, may hold acknowledged writes in the memory
+    /// of this identity and nowhere else. Durable before it can; taken away by a stop in order.
+    pub unflushed: Option<MemoryId>,
+}
+
+/// Identity of what holds unflushed writes: a kernel's boot, as long as its page cache outlives the
+/// process. A process that finds another one in its record than its own has lost what was in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MemoryId(pub [u8; 16]);
+
+impl MemoryId {
+    /// No memory is called so: what was in it is lost (a flush failed, and a kernel forgets what it could not
+    /// write).
+    pub const LOST: Self = Self([0xff; 16]);
 }
 
 /// Where and how a register stands on disk.
@@ -75,6 +89,7 @@ impl VoterRecord {
             longest_lease: Duration::ZERO,
             removed: false,
             overridden: false,
+            unflushed: None,
         }
     }
 
@@ -86,6 +101,7 @@ impl VoterRecord {
             longest_lease: Duration::ZERO,
             removed: false,
             overridden: false,
+            unflushed: None,
         }
     }
 
@@ -100,7 +116,11 @@ impl VoterRecord {
         w.ballot(self.promised);
         w.option(self.vote.as_ref(), Writer::vote);
         w.duration(self.longest_lease);
-        w.u8(u8::from(self.removed) | u8::from(self.overridden) << 1);
+        let flags = u8::from(self.removed) | u8::from(self.overridden) << 1;
+        w.u8(flags | u8::from(self.unflushed.is_some()) << 2);
+        if let Some(MemoryId(id)) = &self.unflushed {
+            w.bytes(id);
+        }
     }
 
     /// # Errors
@@ -114,9 +134,10 @@ impl VoterRecord {
     fn read(r: &mut Reader<'_>) -> Option<Self> {
         let (chosen, promised) = (r.option(Reader::config)?, r.ballot()?);
         let (vote, longest_lease) = (r.option(Reader::vote)?, r.duration()?);
-        let flags = r.u8().filter(|flags| flags & !3 == 0)?;
+        let flags = r.u8().filter(|flags| flags & !7 == 0)?;
         let (removed, overridden) = (flags & 1 != 0, flags & 2 != 0);
-        Some(Self { chosen, promised, vote, longest_lease, removed, overridden })
+        let unflushed = if flags & 4 == 0 { None } else { Some(MemoryId(r.array()?)) };
+        Some(Self { chosen, promised, vote, longest_lease, removed, overridden, unflushed })
     }
 
     /// Appends the record in its envelope.

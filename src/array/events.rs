@@ -185,6 +185,7 @@ pub fn say(entry: &LogEntry) -> String {
                 SessionEnd::PeerFailed => "the other array's disk failed",
                 SessionEnd::MirrorTimeout => "a write was not acknowledged in time",
                 SessionEnd::PeerRestarted => "the other array has restarted",
+                SessionEnd::PeerTainted => "the other array may lack what its memory held",
                 SessionEnd::Stopped => "the group was stopped",
                 SessionEnd::ConfigurationChanged => "the configuration changed",
                 SessionEnd::MembersChanged => "the members changed",
@@ -204,6 +205,16 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::OverrideGivenUp { why } => format!("override given up: {why}"),
         LogEntry::Discarded => {
             "what this array wrote alone before an override is discarded by the operator".into()
+        }
+        LogEntry::Tainted => {
+            "was stopped without order: what its memory held of acknowledged writes may be gone (write promise memory); \
+             until it is caught up, only the other array counts as whole"
+                .into()
+        }
+        LogEntry::PromiseVoid => {
+            "both arrays lost what their memories held: acknowledged writes of volumes with the write promise memory \
+             since their last flush may be gone; this array goes on with what its disk holds"
+                .into()
         }
         LogEntry::VolumeDiskHangs(true) => "a volume's disk does not finish its I/O; check that disk".into(),
         LogEntry::VolumeDiskHangs(false) => "the volumes' disks finish their I/O again".into(),

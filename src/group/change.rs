@@ -132,7 +132,7 @@ impl Control {
         if self.changes.role_change.is_some() {
             self.carry_on_role_change(now, members, out);
         }
-        if !self.settled() || !self.is_primary() || self.arbiter.voted_away() {
+        if !self.settled() || !self.is_primary() || self.arbiter.voted_away() || self.arbiter.is_tainted() {
             return;
         }
         if self.is_both() {
@@ -167,6 +167,8 @@ impl Control {
         let longer = |since: Option<Time>, than: Duration| since.is_some_and(|at| now.grantor >= at + than);
         if self.peer_restarted {
             Some(SessionEnd::PeerRestarted)
+        } else if self.peer_is_tainted() {
+            Some(SessionEnd::PeerTainted)
         } else if !self.is_wanted() && self.changes.role_change.is_none() {
             Some(SessionEnd::Stopped)
         } else if longer(self.link_lost, timers.heartbeat) {
@@ -387,6 +389,9 @@ impl Control {
         if self.link.is_none() {
             return Err(Refused::PeerUnreachable);
         }
+        if self.arbiter.is_tainted() {
+            return Err(Refused::NotInSync);
+        }
         let busy = self.changes.role_change.is_some()
             || self.changes.dropping.is_some()
             || self.arbiter.vote().is_some();
@@ -410,10 +415,10 @@ impl Control {
             }
             return self.ask_peer(caller, Request::FailOver, out);
         }
-        if !self.is_both() {
+        if !self.is_both() || self.arbiter.is_tainted() {
             return Err(Refused::Stale);
         }
-        if self.applied.quorum == Quorum::PrimaryAlone {
+        if self.applied.quorum == Quorum::PrimaryAlone && !self.peer_is_tainted() {
             return Err(Refused::PrimaryAlone);
         }
         let Caller::Here { ticket } = caller else { return Err(Refused::NotPrimary) };

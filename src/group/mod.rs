@@ -9,6 +9,7 @@ mod control;
 mod disks;
 mod gate;
 mod liveness;
+mod memory;
 mod overriding;
 mod session;
 mod view;

@@ -55,6 +55,7 @@ impl Control {
             witness_heard: self.arbiter.witness_heard(now),
             link_up: self.link.is_some(),
             declined: self.primary.declined.filter(|_| primary),
+            promise_void: self.memory.void,
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }
@@ -150,8 +151,12 @@ impl Control {
                 Reason::Switching
             } else if !self.settled() {
                 Reason::Persisting
+            } else if self.arbiter.is_tainted() {
+                Reason::Tainted
             } else if self.draining {
                 Reason::Draining
+            } else if self.flushes_first() {
+                Reason::Flushing
             } else if self.arbiter.needs_no_lease() && !self.arbiter.has_contact() {
                 Reason::NoContact
             } else {
@@ -169,6 +174,8 @@ impl Control {
             Reason::Secondary
         } else if self.applied.quorum == Quorum::PrimaryAlone {
             Reason::PrimaryAlone
+        } else if self.arbiter.is_tainted() {
+            Reason::Tainted
         } else if !self.promotes_itself() {
             Reason::ManualFailover
         } else if !self.arbiter.start_wait_over(now) {

@@ -19,6 +19,7 @@ mod overlap;
 mod regions;
 mod secondary;
 mod session;
+mod unflushed;
 mod volume;
 
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod tests;
 
 pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
-    MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
+    MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, SyncId, VolumeAction, VolumeId, WritePromise,
 };
 pub use map::{DirtyMap, MapPage};
 pub use map_page::MapError;

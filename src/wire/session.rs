@@ -49,6 +49,7 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
                 Decline::Old => 2,
                 Decline::Members => 3,
                 Decline::Diverged => 4,
+                Decline::Tainted => 5,
             });
         }
         SessionMessage::JoinQuery { session: id, group_state } => {
@@ -78,6 +79,11 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
         SessionMessage::WitnessLost(lost) => {
             w.u8(9);
             w.bool(*lost);
+        }
+        SessionMessage::Tainted { epoch, tainted } => {
+            w.u8(10);
+            w.u64(epoch.0);
+            w.bool(*tainted);
         }
         SessionMessage::Reply { number, result } => {
             w.u8(8);
@@ -124,6 +130,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
                 2 => Decline::Old,
                 3 => Decline::Members,
                 4 => Decline::Diverged,
+                5 => Decline::Tainted,
                 _ => return None,
             },
         },
@@ -148,6 +155,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
             },
         },
         9 => SessionMessage::WitnessLost(r.bool()?),
+        10 => SessionMessage::Tainted { epoch: Epoch(r.u64()?), tainted: r.bool()? },
         _ => return None,
     })
 }

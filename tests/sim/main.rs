@@ -18,6 +18,8 @@ mod frontend;
 mod host;
 mod invariants;
 mod layout;
+mod memory;
+mod memory_scripts;
 mod mutations;
 mod network;
 mod plan;

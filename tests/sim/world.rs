@@ -12,6 +12,7 @@ use crate::faults::Away;
 use crate::host::{ArrayMessage, Host, HostMessage, MS};
 use crate::invariants::Watch;
 use crate::layout::{self, Payload, Stamp};
+use crate::memory::MemoryWatch;
 use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, WITNESS};
 use crate::plan::Plan;
 use crate::prng::Prng;
@@ -198,6 +199,7 @@ pub struct World {
     /// The array that the operator has turned off after the healing.
     pub switched_off: Option<usize>,
     pub watch: Watch,
+    pub memory: MemoryWatch,
     pub steps: Vec<crate::faults::Step>,
     pub phase: Phase,
     pub healed_at: u64,
@@ -265,6 +267,7 @@ impl World {
             lossy: false,
             switched_off: None,
             watch: Watch::new(&plan, blocks),
+            memory: MemoryWatch::default(),
             steps: Vec::new(),
             phase: Phase::Storm,
             healed_at: u64::MAX,
@@ -285,6 +288,7 @@ impl World {
     }
 
     fn begin(&mut self) {
+        self.plan_memory(self.digest);
         self.witness_start();
         self.genesis();
         self.hosts_begin();

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Refused, Role};
-use crate::mirror::VolumeId;
+use crate::mirror::{VolumeId, WritePromise};
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, VirtualVolume,
 };
@@ -111,6 +111,7 @@ impl Handle {
             name: remote.to_owned(),
             remote_name: vv.name.clone(),
             full: vv.provisioning == Provisioning::Full,
+            memory: vv.promise == WritePromise::Memory,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
         let name = group.to_owned();

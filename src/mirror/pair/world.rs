@@ -288,7 +288,7 @@ impl World {
             let command = match action {
                 VolumeAction::Answer { outcome: Outcome::Refused(_) | Outcome::Aborted, .. } => continue,
                 VolumeAction::Answer { command, .. }
-                | VolumeAction::Local { command }
+                | VolumeAction::Local { command, .. }
                 | VolumeAction::Compare { command } => command,
                 _ => continue,
             };
