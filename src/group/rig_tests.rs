@@ -142,7 +142,7 @@ impl Rig {
             timers: Timers::default(),
             boot,
             nonce: nonce(at, boot),
-            memory: MemoryId(nonce(at, boot).0),
+            memory: crate::arbitration::MemoryId(nonce(at, boot).0),
             seed: 77 + boot,
         };
         One {

@@ -168,8 +168,7 @@ impl Unflushed {
         self.there_written += 1;
     }
 
-    /// A flush of this store that covers `upto` is over.
-
+    /// A flush of the peer that covers `upto` of its frames is confirmed.
     pub fn flushed_there(&mut self, upto: u64) {
         self.there_flushed = self.there_flushed.max(upto);
     }

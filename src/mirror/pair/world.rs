@@ -152,7 +152,8 @@ impl World {
     }
 
     pub(super) fn limits() -> Limits {
-        Limits { commands: 12, copies: 2, active_regions: 1, activity_linger: Duration::from_millis(40) }
+        let activity_linger = Duration::from_millis(40);
+        Limits { commands: 12, copies: 2, active_regions: 1, activity_linger, ..Limits::default() }
     }
 
     pub(super) fn cx(&mut self) -> Context {
