@@ -409,7 +409,6 @@ impl Arbiter {
             (Body::Accept { ballot, value }, Voter::Array(sender)) => {
                 let answer = if self.register.may_accept(identity, sender, ballot, &value, now)
                     && self.would_pre_elect(&value, now)
-                    && self.would_take_office(&value)
                 {
                     self.register.accept(ballot, &value);
                     self.persist(out);

@@ -6,6 +6,8 @@
 //! is on disk before anything is left in memory ([`Arbiter::may_hold_unflushed`]), and goes when everything is
 //! flushed and stays so. So it is gone with the own promise of a *drop* or *promote*, before anybody else is
 //! asked: whoever votes for this array alone votes for a disk that holds everything, whatever befalls it later.
+//! A tainted array therefore accepts what others propose: a vote for it alone is one for a whole disk, and after
+//! a *switch over* to it ({A,B}) it serves nothing and is relieved. Refusing would leave votes undecided for ever.
 
 use crate::mutation::{self, Mutation};
 
@@ -99,13 +101,5 @@ impl Arbiter {
         if old.in_sync == InSync::Primary || new.in_sync == InSync::Primary {
             self.tainted = false;
         }
-    }
-
-    /// A tainted array votes for no configuration in which it takes office: it may lack what was
-    /// acknowledged. (One that was confirmed flushed for a *hand over* and then restarted is turned down
-    /// too; the old primary drops it.)
-    pub(super) fn would_take_office(&self, value: &Config) -> bool {
-        let office = value.primary == self.me && self.chosen().primary != self.me;
-        !(office && self.tainted) || mutation::on(Mutation::T13TaintedSecondaryPromoted)
     }
 }
