@@ -71,7 +71,7 @@ pub struct Word {
     returns: u64,
     /// Writes of a roll-back under way, by volume, and whether one failed.
     writes: Vec<u32>,
-    failed: bool,
+    failed: Vec<bool>,
 }
 
 impl World {
@@ -108,7 +108,7 @@ impl World {
             returns_at: 0,
             returns: self.word.returns,
             writes: vec![0; volumes],
-            failed: false,
+            failed: vec![false; volumes],
         };
         self.at(LOOK, Step::KeepWord { array });
     }
@@ -127,6 +127,7 @@ impl World {
             // What he had begun is forgotten there.
             self.word.boot = there.boot;
             self.word.writes.fill(0);
+            self.word.failed.fill(false);
             for stage in self.word.stages.iter_mut().filter(|stage| **stage != Stage::Done) {
                 *stage = Stage::Begins;
             }
@@ -215,7 +216,7 @@ impl World {
                 return Stage::PutsBack { since, volume: v, writes };
             }
             self.with_volume(a, v, 0, |core, _, out| core.end_roll_back(out));
-            if core::mem::take(&mut self.word.failed) {
+            if core::mem::take(&mut self.word.failed[v]) {
                 return again;
             }
             return self.put_back_from(a, g, v + 1);
@@ -245,7 +246,7 @@ impl World {
     /// A region is written back.
     pub fn was_put_back(&mut self, v: usize, done: bool) {
         self.word.writes[v] = self.word.writes[v].saturating_sub(1);
-        self.word.failed |= !done;
+        self.word.failed[v] |= !done;
     }
 
     fn give_order(&mut self, a: usize, g: usize, stale: bool) -> Stage {
