@@ -237,6 +237,8 @@ pub enum Mutation {
     VerbEndsWithClient,
     /// F14: an image is written back twice at the same time.
     RollBackRunsTwice,
+    /// F14: images are written back while it is being written which of them count.
+    CutChangesUnderRollBack,
     /// A secondary that declines because its copy is smaller is not told to grow.
     SmallerCopyStays,
     /// T21: a re-enrol vote is proposed again only through the witness it names.

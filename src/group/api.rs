@@ -445,6 +445,8 @@ pub struct PathView {
     /// As primary and alone: the other array's disk failed or hung; it must work for this long before it is
     /// mirrored to again.
     pub kept_out: Option<Duration>,
+    /// Which image of the copy counts is being written to this array's disk.
+    pub cut_changes: bool,
 }
 
 /// Entries of the event log; each comes with the epoch it happened in.

@@ -57,6 +57,7 @@ impl Control {
             link_up: self.link.is_some(),
             declined: self.primary.declined.filter(|_| primary),
             kept_out: self.peer_disk.keeps_out(now).filter(|_| primary && !self.is_both()),
+            cut_changes: !self.cut_is_applied(),
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }

@@ -132,6 +132,7 @@ impl From<CommandError> for ApiError {
             CommandError::Store(_)
             | CommandError::Open(_)
             | CommandError::RollBack { .. }
+            | CommandError::CutNotWritten
             | CommandError::Disown(_)
             | CommandError::DataDir(_) => Self::new(500, 1, desc),
         }

@@ -258,54 +258,64 @@ impl Volume {
         self.keeping().remove_spent(|_| false, BeforeImage::remove)
     }
 
+    /// Before images are written back: nothing new comes into the copy any more, what was on its way is
+    /// on its disk, and the regions of its image are durably out of sync. All volumes of a group are
+    /// held so before one image is written back.
+    ///
+    /// # Errors
+    /// See [`RollBackError`]; nothing was put back.
+    pub async fn hold_for_roll_back(&self) -> Result<HeldCopy, RollBackError> {
+        let running = RollingBack::begin(self).ok_or(RollBackError::Running)?;
+        let held = async {
+            loop {
+                // A frame that was on its way may add to it.
+                let regions = self.image().map(|image| image.regions()).unwrap_or_default();
+                let drained = self.with(|core, _, out| core.begin_roll_back(&regions, out));
+                if drained && self.with(|core, _, _| core.roll_back_is_marked(&regions)) {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(ROLL_BACK_WAIT, held).await.map_err(|_| RollBackError::NotDrained)?;
+        Ok(HeldCopy(running))
+    }
+}
+
+/// A copy into which nothing comes until this is dropped.
+#[derive(Debug)]
+pub struct HeldCopy(RollingBack);
+
+impl HeldCopy {
     /// Writes the kept image back, so that the copy is again what it was when the mirror was lost.
     /// Returns what was put back; `None`: there is no whole image, and the copy is as it is.
     ///
     /// # Errors
     /// See [`RollBackError`]; the image stays, and the copy is brought up to date by the next session
     /// whatever was put back already.
-    pub async fn roll_back(&self) -> Result<Option<KeptImage>, RollBackError> {
-        let Some(kept) = self.kept_image() else { return Ok(None) };
-        let Some(image) = self.image() else { return Ok(None) };
-        let running = RollingBack::begin(self).ok_or(RollBackError::Running)?;
-        let regions = image.regions();
-        self.roll_back_to(image, &regions, running).await.map(|()| Some(kept))
-    }
-
-    async fn roll_back_to(
-        &self,
-        image: BeforeImage,
-        regions: &[u64],
-        running: RollingBack,
-    ) -> Result<(), RollBackError> {
-        let marked = async {
-            loop {
-                let drained = self.with(|core, _, out| core.begin_roll_back(regions, out));
-                if drained && self.with(|core, _, _| core.roll_back_is_marked(regions)) {
-                    return;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        tokio::time::timeout(ROLL_BACK_WAIT, marked).await.map_err(|_| RollBackError::NotDrained)?;
+    pub async fn roll_back(self) -> Result<Option<KeptImage>, RollBackError> {
+        let volume = self.0.0.clone();
+        let Some(kept) = volume.kept_image() else { return Ok(None) };
+        let Some(image) = volume.image() else { return Ok(None) };
         let (tell, told) = oneshot::channel();
-        let volume = self.clone();
+        let restoring = volume.clone();
         let restore = move || {
             let Some(thread) = DataThread::current() else { return };
             tokio::task::spawn_local(async move {
                 #[cfg(feature = "testing")]
                 super::fault::slow_restore().await;
-                let restored = match thread.handle(&volume) {
+                let restored = match thread.handle(&restoring) {
                     Some(handle) => image.restore(&handle).await.map(|_| ()),
                     None => Err(StoreResult::Failed),
                 };
-                drop(running);
+                drop(self);
                 // Whoever asked may have gone.
                 let _ = tell.send(restored);
             });
         };
-        self.mailboxes().send(0, Job::Call(Box::new(restore)));
-        told.await.map_err(|_| RollBackError::Stopping)?.map_err(RollBackError::Store)
+        volume.mailboxes().send(0, Job::Call(Box::new(restore)));
+        told.await.map_err(|_| RollBackError::Stopping)?.map_err(RollBackError::Store)?;
+        Ok(Some(kept))
     }
 }
 

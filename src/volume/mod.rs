@@ -18,7 +18,7 @@ mod verify;
 mod work;
 
 pub use completion::{Completion, CompletionQueue, ReplyTo};
-pub use keeping::{KeptImage, RollBackError};
+pub use keeping::{HeldCopy, KeptImage, RollBackError};
 pub use lane::{LaneFrame, LaneOut};
 pub use mend::{For, MENDED_BLOCKS, Mending};
 pub use perform::{RESYNC_BYTES, note_written, run_job, take_written};

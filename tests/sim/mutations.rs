@@ -97,6 +97,7 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::BeforeContentNotFlushed, 217, &scripts::LOST_IN_RESYNC),
     scripted(Mutation::BeforeEntryNotFlushed, 22, &scripts::LOST_IN_RESYNC),
     scripted(Mutation::BeforeCutIgnored, 553, &scripts::IMAGE_OUTLIVES),
+    scripted(Mutation::CutChangesUnderRollBack, 51, &scripts::CUT_ENDS_LATE),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 

@@ -664,7 +664,32 @@ pub const IMAGE_OUTLIVES: Script = Script {
     images: true,
 };
 
+/// The other array is lost while the copy's cut ends: that is on its way to a slow disk when the operator
+/// has what the copy held before put back.
+pub const CUT_ENDS_LATE: Script = Script {
+    name: "cut-ends-late",
+    plan: |plan| {
+        calm(plan);
+        plan.regions = 3;
+        plan.io_max = 60 * MS;
+        plan.sync_max = 400 * MS;
+    },
+    steps: &[
+        (5000, cut(A, B)),
+        (5000, cut(B, A)),
+        (9500, mend(A, B)),
+        (9500, mend(B, A)),
+        (10_300, MetadataHang { array: B, span: 4500 * MS }),
+        (10_600, GiveWord { array: B, moment: Moment::Now, until: 19_000 * MS, late: 0 }),
+        (40_000, MustLead { group: 0, array: B }),
+    ],
+    jitter: 1500,
+    storm: false,
+    images: true,
+};
+
 pub const ALL: &[&Script] = &[
+    &CUT_ENDS_LATE,
     &ANSWER_IN_PARTS,
     &SECOND_REPLACEMENT,
     &TWO_WITNESSES,

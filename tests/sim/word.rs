@@ -6,12 +6,12 @@ use twinlun::arbitration::Lineage;
 use twinlun::block::Extent;
 use twinlun::group::Command;
 use twinlun::mirror::REGION_BLOCKS;
+use twinlun::mutation::{self, Mutation};
 
 use crate::control::{group_id, side};
 use crate::disk::{Kind, Owner};
 use crate::faults::Step;
 use crate::host::MS;
-use crate::keeping::Region;
 use crate::layout::{Payload, Stamp, span};
 use crate::prng::Prng;
 use crate::world::{Phase, World};
@@ -37,11 +37,13 @@ pub enum Moment {
 enum Stage {
     #[default]
     Begins,
-    /// What was kept is put back, volume after volume.
-    PutsBack {
+    /// Nothing more comes into any volume of the group; what was on its way is awaited.
+    Holds {
         since: u64,
+    },
+    /// What was kept is written back, volume after volume.
+    PutsBack {
         volume: usize,
-        writes: bool,
     },
     Ordered {
         ticket: u64,
@@ -62,8 +64,6 @@ pub struct Word {
     untouched: Vec<Option<Vec<Stamp>>>,
     /// Whether the register told that it counts what they held, when they began; by group.
     stands: Vec<Option<bool>>,
-    /// What is put back into a volume.
-    regions: Vec<Vec<(u64, Region)>>,
     /// New histories, by group.
     lineages: Vec<Option<Lineage>>,
     /// Not before this the other array comes back.
@@ -103,7 +103,6 @@ impl World {
             stages: vec![Stage::Begins; groups],
             untouched: vec![None; volumes],
             stands: vec![None; groups],
-            regions: vec![Vec::new(); volumes],
             lineages: vec![None; groups],
             returns_at: 0,
             returns: self.word.returns,
@@ -162,27 +161,17 @@ impl World {
                 if self.serves(a, g) {
                     return Stage::Done;
                 }
-                let busy = self.members(g).into_iter().any(|v| {
-                    self.arrays[a].volumes[v].core.status().store_io != 0
-                        || !self.arrays[a].kept[v].is_quiet()
-                });
-                if self.arrays[a].control.is_some() || busy {
+                if self.arrays[a].control.is_some() {
                     return Stage::Begins;
                 }
                 if chosen.holds(side(a)) {
                     let stale = self.rng.coin();
                     return self.give_order(a, g, stale);
                 }
-                if self.word.untouched[self.members(g)[0]].is_none() {
-                    self.word.stands[g] = self.cut_stands(a, g);
-                }
-                for v in self.members(g) {
-                    let held = self.arrays[a].store.volumes[v].clone();
-                    self.word.untouched[v].get_or_insert(held);
-                }
-                self.put_back_from(a, g, 0)
+                Stage::Holds { since: self.now }
             }
-            Stage::PutsBack { since, volume, writes } => self.put_back(a, g, since, volume, writes),
+            Stage::Holds { since } => self.hold(a, g, since),
+            Stage::PutsBack { volume } => self.put_back(a, g, volume),
         }
     }
 
@@ -190,15 +179,61 @@ impl World {
         (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == group).collect()
     }
 
+    /// As `array::Handle` and `volume::Volume::hold_for_roll_back` do it.
+    fn hold(&mut self, a: usize, g: usize, since: u64) -> Stage {
+        let members = self.members(g);
+        let mut held = true;
+        for &v in &members {
+            let numbers: Vec<u64> =
+                self.whole_image(a, v).unwrap_or_default().into_iter().map(|(number, _)| number).collect();
+            let drained = self.with_volume(a, v, 0, |core, _, out| core.begin_roll_back(&numbers, out));
+            held &= drained && self.arrays[a].volumes[v].core.roll_back_is_marked(&numbers);
+        }
+        let told = self.arrays[a]
+            .group(g)
+            .and_then(|group| group.control.view())
+            .is_some_and(|view| !view.cut_changes);
+        if !held || !told && !mutation::on(Mutation::CutChangesUnderRollBack) {
+            if self.now < since + ROLL_BACK_WAIT {
+                return Stage::Holds { since };
+            }
+            self.let_go(a, &members);
+            return Stage::Waits { until: self.now + AGAIN };
+        }
+        if self.word.untouched[members[0]].is_none() {
+            self.word.stands[g] = self.cut_stands(a, g);
+        }
+        for &v in &members {
+            let content = self.arrays[a].store.volumes[v].clone();
+            self.word.untouched[v].get_or_insert(content);
+        }
+        if members.iter().any(|&v| self.arrays[a].volumes[v].core.is_mixture()) {
+            self.let_go(a, &members);
+            return self.give_order(a, g, true);
+        }
+        self.put_back_from(a, g, 0)
+    }
+
+    fn let_go(&mut self, a: usize, volumes: &[usize]) {
+        for &v in volumes {
+            self.with_volume(a, v, 0, |core, _, out| core.end_roll_back(out));
+        }
+    }
+
     /// The next volume with an image; after the last one the override is ordered.
     fn put_back_from(&mut self, a: usize, g: usize, first: usize) -> Stage {
-        let members = self.members(g);
-        let mixture = first == 0 && members.iter().any(|&v| self.arrays[a].volumes[v].core.is_mixture());
-        let mut left = members.into_iter().filter(|&v| v >= first && !mixture);
-        let next = left.find_map(|v| Some((v, self.whole_image(a, v)?)));
-        if let Some((volume, regions)) = next {
-            self.word.regions[volume] = regions;
-            return Stage::PutsBack { since: self.now, volume, writes: false };
+        for v in self.members(g).into_iter().filter(|&v| v >= first) {
+            let Some(regions) = self.whole_image(a, v) else {
+                self.let_go(a, &[v]);
+                continue;
+            };
+            for (number, stamps) in regions {
+                let extent = Extent::new(number * REGION_BLOCKS, REGION_BLOCKS);
+                self.word.writes[v] += 1;
+                let payload = Payload { span: span(extent), stamps };
+                self.begin_io(a, v, Owner::Back, Kind::Write, extent, payload);
+            }
+            return Stage::PutsBack { volume: v };
         }
         let untouched: Vec<Vec<Stamp>> =
             self.word.untouched.iter().map(|held| held.clone().unwrap_or_default()).collect();
@@ -206,36 +241,17 @@ impl World {
         self.give_order(a, g, true)
     }
 
-    /// As `volume::Volume::roll_back` does it.
-    fn put_back(&mut self, a: usize, g: usize, since: u64, v: usize, writes: bool) -> Stage {
-        let regions = self.word.regions[v].clone();
-        let numbers: Vec<u64> = regions.iter().map(|(number, _)| *number).collect();
-        let again = Stage::Waits { until: self.now + AGAIN };
-        if writes {
-            if self.word.writes[v] != 0 {
-                return Stage::PutsBack { since, volume: v, writes };
-            }
-            self.with_volume(a, v, 0, |core, _, out| core.end_roll_back(out));
-            if core::mem::take(&mut self.word.failed[v]) {
-                return again;
-            }
-            return self.put_back_from(a, g, v + 1);
+    fn put_back(&mut self, a: usize, g: usize, v: usize) -> Stage {
+        if self.word.writes[v] != 0 {
+            return Stage::PutsBack { volume: v };
         }
-        let drained = self.with_volume(a, v, 0, |core, _, out| core.begin_roll_back(&numbers, out));
-        if !drained || !self.arrays[a].volumes[v].core.roll_back_is_marked(&numbers) {
-            if self.now < since + ROLL_BACK_WAIT {
-                return Stage::PutsBack { since, volume: v, writes };
-            }
-            self.with_volume(a, v, 0, |core, _, out| core.end_roll_back(out));
-            return again;
+        if core::mem::take(&mut self.word.failed[v]) {
+            let left: Vec<usize> = self.members(g).into_iter().filter(|&left| left >= v).collect();
+            self.let_go(a, &left);
+            return Stage::Waits { until: self.now + AGAIN };
         }
-        for (number, stamps) in regions {
-            let extent = Extent::new(number * REGION_BLOCKS, REGION_BLOCKS);
-            self.word.writes[v] += 1;
-            let payload = Payload { span: span(extent), stamps };
-            self.begin_io(a, v, Owner::Back, Kind::Write, extent, payload);
-        }
-        Stage::PutsBack { since, volume: v, writes: true }
+        self.let_go(a, &[v]);
+        self.put_back_from(a, g, v + 1)
     }
 
     /// An override was carried out.

@@ -4,6 +4,9 @@
 //! Ten times a second the mean latency of the hosts' commands, over all volumes of the array, is
 //! compared with the quiet one, which is measured before the first region is copied and now and
 //! then again, with copying paused for a moment. Copying slows down by much and speeds up by little.
+//! Single looks vary by more than copying does to them, on both sides of the comparison: each is the
+//! mean of several. A machine that is busy with something else would otherwise slow a resync down to
+//! its least rate, which would help nobody.
 
 use std::time::Duration;
 
@@ -24,8 +27,14 @@ const RUN: u32 = 50;
 const FIRST: f64 = 1.0;
 const LEAST: f64 = 0.1;
 const MOST: f64 = 64.0;
-/// The mean is held below this part of twice the quiet latency: single commands vary.
+/// The mean is held below this part of twice the quiet latency.
 const MARGIN: f64 = 0.85;
+/// Looks that the latency beside copying is the mean of, and the quiet one: of four measurements.
+const BESIDE: usize = 5;
+const QUIET: usize = 8;
+/// The rate changes from look to look by these factors, or less.
+const FASTER: f64 = 1.1;
+const SLOWER: f64 = 0.6;
 /// Latencies below this, in nanoseconds, are noise: no host feels twice of it.
 const FLOOR: f64 = 100_000.0;
 
@@ -33,8 +42,8 @@ const FLOOR: f64 = 100_000.0;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Throttle {
     state: State,
-    /// Mean latency without copying, in nanoseconds; `None`: hosts rested while it was measured.
-    quiet: Option<f64>,
+    quiet: Latest<QUIET>,
+    beside: Latest<BESIDE>,
     rate: f64,
     credit: f64,
 }
@@ -47,7 +56,13 @@ enum State {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { state: State::Measuring { left: MEASURE }, quiet: None, rate: FIRST, credit: 0.0 }
+        Self {
+            state: State::Measuring { left: MEASURE },
+            quiet: Latest::default(),
+            beside: Latest::default(),
+            rate: FIRST,
+            credit: 0.0,
+        }
     }
 }
 
@@ -57,34 +72,62 @@ impl Throttle {
     pub fn step(&mut self, mean: Option<f64>) -> Option<u32> {
         let Some(mean) = mean else {
             // Nobody waits.
-            self.state = State::Running { left: 0 };
+            *self = Self { rate: self.rate, state: State::Running { left: 0 }, ..Self::default() };
             return None;
         };
         match self.state {
             State::Measuring { left } => {
                 // The first sample still has what was copied before in it.
                 if left < MEASURE {
-                    self.quiet = Some(self.quiet.map_or(mean, |quiet| quiet.min(mean)));
+                    self.quiet.add(mean);
                 }
                 self.state =
                     if left > 1 { State::Measuring { left: left - 1 } } else { State::Running { left: RUN } };
                 return Some(0);
             }
             State::Running { left: 0 } => {
-                self.quiet = None;
                 self.credit = 0.0;
                 self.state = State::Measuring { left: MEASURE };
                 return Some(0);
             }
             State::Running { left } => self.state = State::Running { left: left - 1 },
         }
-        let most = 2.0 * MARGIN * self.quiet.unwrap_or(FLOOR).max(FLOOR);
-        self.rate = if mean > most { self.rate * 0.6 } else { self.rate * 1.15 }.clamp(LEAST, MOST);
+        self.beside.add(mean);
+        let most = 2.0 * MARGIN * self.quiet.mean().unwrap_or(FLOOR).max(FLOOR);
+        let factor = self.beside.mean().map_or(1.0, |beside| (most / beside).clamp(SLOWER, FASTER));
+        self.rate = (self.rate * factor).clamp(LEAST, MOST);
         self.credit = (self.credit + self.rate).min(self.rate + 1.0);
         let whole = self.credit.floor();
         self.credit -= whole;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and MOST + 1")]
         Some(whole as u32)
+    }
+}
+
+/// The last few samples, in nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+struct Latest<const N: usize> {
+    samples: [f64; N],
+    /// All that ever came.
+    count: usize,
+}
+
+impl<const N: usize> Default for Latest<N> {
+    fn default() -> Self {
+        Self { samples: [0.0; N], count: 0 }
+    }
+}
+
+impl<const N: usize> Latest<N> {
+    fn add(&mut self, sample: f64) {
+        self.samples[self.count % N] = sample;
+        self.count += 1;
+    }
+
+    fn mean(&self) -> Option<f64> {
+        let known = &self.samples[..self.count.min(N)];
+        #[expect(clippy::cast_precision_loss, reason = "at most N")]
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
     }
 }
 
@@ -174,6 +217,24 @@ mod tests {
         assert!(rate > MOST * 0.8, "{rate}");
     }
 
+    /// Something else makes the latency of single looks half as long or many times as long.
+    #[test]
+    fn a_noisy_machine_does_not_stop_a_resync() {
+        let noise = [1.0, 0.6, 1.9, 1.1, 2.6, 0.8, 1.3, 9.0, 0.7, 2.1, 1.0];
+        let mut throttle = Throttle::default();
+        let (mut copied, mut total, mut worst) = (0.0, 0.0, 0.0);
+        for step in 0..2000 {
+            let mean = 1e6 * noise[step % noise.len()] * (1.0 + 0.1 * copied);
+            copied = f64::from(throttle.step(Some(mean)).expect("hosts work"));
+            if step >= 1000 {
+                total += copied;
+                worst = f64::max(worst, 1.0 + 0.1 * copied);
+            }
+        }
+        assert!(total / 1000.0 > 2.0, "{} regions a look", total / 1000.0);
+        assert!(worst < 3.5, "what copying adds at its worst: {worst}");
+    }
+
     #[test]
     fn hosts_that_rest_leave_it_everything_and_are_measured_anew() {
         let mut throttle = Throttle::default();
@@ -181,7 +242,7 @@ mod tests {
         for _ in 0..=MEASURE {
             assert_eq!(throttle.step(Some(1e6)), Some(0), "the quiet latency first");
         }
-        assert_eq!(throttle.quiet, Some(1e6));
+        assert_eq!(throttle.quiet.mean(), Some(1e6));
         let begun: u32 = (0..10).filter_map(|_| throttle.step(Some(1e6))).sum();
         assert!(begun > 5);
         assert_eq!(throttle.step(None), None);

@@ -1,5 +1,7 @@
 //! Remote copy groups: made, filled, started and turned, on both arrays.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
@@ -14,6 +16,10 @@ use crate::store::objects::{
 use crate::volume::Volume;
 
 use super::{CommandError, Handle, missing, now_seconds};
+
+/// The register's write is awaited so long before images are put back.
+const CUT_WAIT: Duration = Duration::from_secs(10);
+const CUT_LOOK: Duration = Duration::from_millis(20);
 
 /// What a copy holds that is about to be served although it is not in sync.
 #[derive(Debug)]
@@ -373,18 +379,38 @@ impl Handle {
             .filter_map(|member| snapshot.volume(member.volume))
             .filter_map(|named| Some((named, self.volumes.get(named.volume_id())?)))
             .collect();
+        if !members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_behind())) {
+            return Ok(Older::Whole);
+        }
+        let failed =
+            |named: &VirtualVolume, error| CommandError::RollBack { volume: named.name.clone(), error };
+        let mut held = Vec::new();
+        for (named, volume) in &members {
+            let copy = volume.hold_for_roll_back().await.map_err(|error| failed(named, error))?;
+            held.push((named, volume, copy));
+        }
+        // What is being written about their images is awaited: it is told to all volumes together.
+        let told = async {
+            let changes =
+                |view: PathView| view.cut_changes && !mutation::on(Mutation::CutChangesUnderRollBack);
+            while self.view(group).is_some_and(changes) {
+                tokio::time::sleep(CUT_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(CUT_WAIT, told).await.is_err() {
+            return Err(CommandError::CutNotWritten);
+        }
         if members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_mixture())) {
             let text = "its volumes are a mixture of old and new: nothing is put back".to_owned();
             self.log.add(Some(entry.name.clone()), None, text);
             return Ok(Older::Mixture);
         }
         let mut blank = Vec::new();
-        for (named, volume) in members {
+        for (named, volume, copy) in held {
             if volume.was_blank() {
                 blank.push(named.name.clone());
             }
-            let failed = |error| CommandError::RollBack { volume: named.name.clone(), error };
-            let Some(kept) = volume.roll_back().await.map_err(failed)? else { continue };
+            let Some(kept) = copy.roll_back().await.map_err(|error| failed(named, error))? else { continue };
             let as_of = kept.as_of.map_or_else(
                 || "before this array was started last".to_owned(),
                 |as_of| format!("{} minutes ago", now_seconds().saturating_sub(as_of) / 60),

@@ -77,6 +77,11 @@ pub enum CommandError {
     #[error("volume {volume}: {error}")]
     RollBack { volume: String, error: RollBackError },
     #[error(
+        "this array's data_dir does not take what its copies held before (showeventlog): nothing was put back; \
+         check that disk, then override again"
+    )]
+    CutNotWritten,
+    #[error(
         "this array's copy of group {0} counts for nothing here, but may hold what the other array never had; \
          give it up by setrcopygroup discard on this array, or look at its volumes first"
     )]
