@@ -86,6 +86,14 @@ pub enum Mutation {
     R15ReadsInDoubt,
     /// F38: blocks are taken from a peer that is not in sync.
     MendFromStaleCopy,
+    /// F38: what the peer cannot give as a whole is not asked for in pieces.
+    MendWholeOrNot,
+    /// F38, rule 15: a block in doubt that neither array can read counts as equal.
+    LostCountsAsEqual,
+    /// F38, rule 15: reads go on to a block in doubt that neither array could read.
+    LostIsRead,
+    /// F38: what follows the frames of a copy that could not be read on goes over any lane.
+    PiecesOnAnyLane,
     /// F38: what is mended is held against no writer.
     MendWithoutHold,
     /// Rule 17: a write that failed here is answered before both copies are equal.

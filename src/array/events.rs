@@ -206,6 +206,11 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Discarded => {
             "what this array wrote alone before an override is discarded by the operator".into()
         }
+        LogEntry::BlocksLost(0) => "no block in doubt is lost any more: both copies are equal".into(),
+        LogEntry::BlocksLost(blocks) => format!(
+            "{blocks} blocks of 4 KiB, in doubt since a restart or a failed write, can be read on neither array: \
+             hosts get an error there until they write them anew; no switchover meanwhile; check the disks"
+        ),
         LogEntry::VolumeDisk(Some(Trouble::Hangs)) => {
             "a volume's disk does not finish its I/O; check that disk".into()
         }

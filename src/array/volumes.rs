@@ -124,6 +124,15 @@ fn describe(volume: &Volume, mending: Mending, count: u64) -> String {
              written anew with the other array's blocks; {count} such finds and reads since the start; watch \
              that disk"
         ),
+        Some(at) if found_by == For::Recovery => format!(
+            "{path}: LBA {at}, in doubt since a restart or a failed write, can be neither read nor written; \
+             replace that disk"
+        ),
+        None if found_by == For::Recovery => format!(
+            "{path}: {mended} blocks of 4 KiB from LBA {lba} on, in doubt since a restart or a failed write, \
+             could not be read; they were written anew with the other array's blocks; {count} such finds and \
+             reads since the start; watch that disk"
+        ),
         Some(at) => format!(
             "{path}: LBA {at} can be neither read nor written; the host was answered with the other array's \
              data; replace that disk"

@@ -498,6 +498,8 @@ pub enum LogEntry {
     },
     /// An operator gave up what this array wrote alone before an override.
     Discarded,
+    /// So many physical blocks, in doubt since a restart or a failed write, can be read on neither array; zero: no more.
+    BlocksLost(u64),
     /// A volume's disk fails or takes longer than `disk_timeout`, or works again.
     VolumeDisk(Option<Trouble>),
     /// The other array says so of its own; once it works again it is kept out for another `delay`.

@@ -48,6 +48,8 @@ pub(super) struct Sum {
     pub recovering: u64,
     /// Of these, because a write failed here (rule 17): what a hand over resolves.
     pub failed: u64,
+    /// Physical blocks in doubt that neither array can read.
+    pub lost: u64,
     pub map_pending: bool,
     pub oldest_unacked: Option<Time>,
     pub oldest_store_io: Option<Time>,
@@ -66,6 +68,7 @@ impl Sum {
         self.out_of_sync += status.out_of_sync_regions;
         self.recovering += status.recovering_regions;
         self.failed += status.failed_regions;
+        self.lost += status.lost_blocks;
         self.map_pending |= status.map_pending;
         self.oldest_unacked = [self.oldest_unacked, status.oldest_unacked].into_iter().flatten().min();
         self.oldest_store_io = [self.oldest_store_io, status.oldest_store_io].into_iter().flatten().min();
@@ -116,6 +119,8 @@ pub struct Control {
     pub(super) draining: bool,
     /// Regions in doubt since the restart of this primary (rule 15).
     pub(super) recovering_restart: bool,
+    /// Lost blocks that were told of, most at a time.
+    lost_told: u64,
     /// Commands that cannot be served are parked until then.
     pub(super) hold_until: Time,
     pub(super) gate: Gate,
@@ -161,6 +166,7 @@ impl Control {
             sum: Sum::default(),
             draining: false,
             recovering_restart: false,
+            lost_told: 0,
             hold_until: Time::ZERO,
             gate: Gate::closed(applied.tenure()),
             gate_stale: true,
@@ -362,6 +368,7 @@ impl Control {
             self.note_mixture(out);
             self.answer_join_query(out);
             self.recovering_restart &= self.sum.recovering != self.sum.failed;
+            self.tell_of_lost_blocks(out);
             self.draining &= self.sum.io_old != 0 && !mutation::on(Mutation::T9GateBeforeDrain);
             self.watch_disks(now, out);
             if self.sum.store_failed && !self.is_primary() {
@@ -493,6 +500,15 @@ impl Control {
             }
         }
         moved
+    }
+
+    /// While they are tried again they are not lost, for a moment: that is not told.
+    fn tell_of_lost_blocks(&mut self, out: &mut Vec<Action>) {
+        let (lost, told) = (self.sum.lost, self.lost_told);
+        if lost > told || (told != 0 && self.sum.recovering == 0) {
+            self.lost_told = lost;
+            self.log(LogEntry::BlocksLost(lost), out);
+        }
     }
 
     // What the proposer may do.

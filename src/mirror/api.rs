@@ -214,8 +214,8 @@ pub enum VolumeAction {
     /// Verify: make the digests of the header's extent of this copy, then `summed`; and ask the peer for
     /// its digests on `lane`, which come back through `sums_given` (or `mirror_acked`: it cannot).
     Sum { check: CopyId, lane: LaneId, header: FrameHeader },
-    /// Verify: ask the peer for the header's extent on `lane` (`Op::Read`); its blocks come back through
-    /// `blocks_given` (or `mirror_acked`).
+    /// Verify, recovery: ask the peer for the header's extent on `lane` (`Op::Read`); its blocks come back
+    /// through `blocks_given` (or `mirror_acked`).
     AskBlocks { lane: LaneId, header: FrameHeader },
     /// Secondary: write the frame's payload to this copy (stable), then `applied`. `Op::Read`: read
     /// the extent and keep what was read, then `applied`.
@@ -249,8 +249,11 @@ pub struct Status {
     pub dirty_regions: u64,
     /// Regions in doubt (rules 15, 17).
     pub recovering_regions: u64,
-    /// Of these, in doubt because a write failed on this copy (rule 17).
+    /// Of these, in doubt because this copy cannot hold, or cannot read, something of it (rule 17): no reason
+    /// against a hand over.
     pub failed_regions: u64,
+    /// Physical blocks in doubt that can be made equal from neither copy.
+    pub lost_blocks: u64,
     /// Regions with the out-of-sync bit set.
     pub out_of_sync_regions: u64,
     /// Regions with the activity bit set.

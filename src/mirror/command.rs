@@ -86,6 +86,10 @@ pub(super) struct Command {
     pub awaits_map: bool,
     /// The peer was asked for what could not be read here: once is enough.
     pub fetched: bool,
+    /// What the peer is asked for: all it holds, or a piece of it.
+    pub asks: Extent,
+    /// The peer cannot give all of it: it is asked piece by piece.
+    pub piecewise: bool,
 }
 
 impl Command {
@@ -113,6 +117,8 @@ impl Command {
         aborting: false,
         awaits_map: false,
         fetched: false,
+        asks: Extent::new(0, 0),
+        piecewise: false,
     };
 
     pub const fn is_live(&self) -> bool {

@@ -3,9 +3,10 @@
 //! A copy is an entry of the ledger. Resync shares its region with readers; recovery shares it
 //! with nobody. A copy waits for the commands of its region that have started and goes before
 //! those that have not: they wait for it (a command queued on a region in doubt could otherwise
-//! stand before the very copy it waits for).
+//! stand before the very copy it waits for). What cannot be read here of a region in doubt:
+//! [`super::recover`].
 
-use crate::block::StoreResult;
+use crate::block::{Extent, StoreResult};
 use crate::mutation::{self, Mutation};
 use crate::time::{Duration, Time};
 
@@ -34,11 +35,11 @@ enum State {
         sequence: u64,
         at: Time,
     },
-    /// Of a check: nothing is asked of the peer at the moment.
+    /// Nothing is asked of the peer at the moment.
     Answered,
-    /// Of a check: the shell compares, and may write what cannot be read.
+    /// The shell compares with the peer's blocks, and may write what cannot be read.
     Weighing,
-    /// As `Weighing`, and the check is over: its hold stays to the end.
+    /// As `Weighing`, and the check or copy is over: its hold stays to the end.
     Late,
     /// Its session is over; the shell still reads.
     Abandoned,
@@ -48,8 +49,8 @@ enum State {
 pub(super) struct Copy {
     generation: u32,
     state: State,
-    kind: CopyKind,
-    region: u64,
+    pub kind: CopyKind,
+    pub region: u64,
     inserted: u64,
     blockers: u32,
     pub waiters: u32,
@@ -59,6 +60,14 @@ pub(super) struct Copy {
     since: Time,
     frames: Option<u32>,
     acked: [u64; FRAMES / 64],
+    /// Being copied, or asked for: the region, or a piece of it.
+    pub extent: Extent,
+    /// The peer is asked for its blocks of the extent.
+    pub asks: bool,
+    /// What the extent's block held was written anew with the peer's: once is enough.
+    pub mended: bool,
+    /// It goes on piece by piece, all of them over this lane.
+    pub pieces_on: Option<LaneId>,
 }
 
 const VACANT: Copy = Copy {
@@ -73,6 +82,10 @@ const VACANT: Copy = Copy {
     since: Time::ZERO,
     frames: None,
     acked: [0; FRAMES / 64],
+    extent: Extent::new(0, 0),
+    asks: false,
+    mended: false,
+    pieces_on: None,
 };
 
 #[derive(Clone, Debug)]
@@ -97,7 +110,7 @@ impl Copies {
         &mut self.slots[slot as usize]
     }
 
-    fn at(&self, slot: u32) -> &Copy {
+    pub fn at(&self, slot: u32) -> &Copy {
         &self.slots[slot as usize]
     }
 
@@ -161,7 +174,10 @@ impl Copies {
     }
 
     pub fn wait_on(&self, lane: LaneId) -> bool {
-        self.slots.iter().any(|copy| matches!(copy.state, State::Sending { lane: on, .. } if on == lane))
+        self.slots.iter().any(|copy| {
+            matches!(copy.state, State::Sending { lane: on, .. } if on == lane)
+                || (copy.state.holds() && copy.pieces_on == Some(lane))
+        })
     }
 
     pub fn add_to(&self, status: &mut Status) {
@@ -211,7 +227,7 @@ impl Copies {
         self.allowance = None;
     }
 
-    /// The check asks the peer; with `reads` the shell reads this copy meanwhile.
+    /// The peer is asked; with `reads` the shell reads this copy meanwhile.
     pub fn ask(&mut self, slot: u32, lane: LaneId, sequence: u64, reads: bool, now: Time) -> CopyId {
         let copy = self.get(slot);
         copy.state = State::Sending { lane, sequence, at: now };
@@ -220,10 +236,20 @@ impl Copies {
         CopyId { slot, generation: copy.generation }
     }
 
-    /// The check waits for the answer to this question.
+    /// The peer's answer to this question is waited for.
     pub fn awaits(&self, slot: u32, sequence: u64) -> bool {
         let asked = |copy: &Copy| matches!(copy.state, State::Sending { sequence: of, .. } if of == sequence);
-        self.slots.get(slot as usize).is_some_and(|copy| copy.kind == CopyKind::Verify && asked(copy))
+        let asks = |copy: &Copy| copy.kind == CopyKind::Verify || copy.asks;
+        self.slots.get(slot as usize).is_some_and(|copy| asks(copy) && asked(copy))
+    }
+
+    /// A piece of the region is read and sent.
+    pub fn send(&mut self, slot: u32, lane: LaneId, sequence: u64, now: Time) -> CopyId {
+        let copy = self.get(slot);
+        copy.frames = None;
+        copy.acked = VACANT.acked;
+        copy.asks = false;
+        self.ask(slot, lane, sequence, true, now)
     }
 
     pub fn answered(&mut self, slot: u32) {
@@ -255,7 +281,7 @@ impl Copies {
         CopyId { slot, generation: copy.generation }
     }
 
-    /// The check is over; true: its weighing is not, and keeps the hold.
+    /// The check, or copy, is over; true: its weighing is not, and keeps the hold.
     pub fn weighs_on(&mut self, slot: u32) -> bool {
         let copy = self.get(slot);
         if copy.state == State::Weighing {
@@ -264,7 +290,7 @@ impl Copies {
         copy.state == State::Late
     }
 
-    /// The weighing of a check is over, which itself may be (`true`).
+    /// The weighing of a check or copy is over, which itself may be (`true`).
     pub fn weighed(&mut self, check: CopyId) -> Option<(u32, bool)> {
         self.find(check).filter(|copy| matches!(copy.state, State::Weighing | State::Late))?;
         let copy = self.get(check.slot);
@@ -338,7 +364,8 @@ impl Volume {
             let mut region = self.recovering.next_from(0);
             while let Some(at) = region {
                 let held_back = hold && self.failed_here.contains(at);
-                if !self.copies.has(at) && !held_back && !self.awaits_mark(at) {
+                let waits = held_back || self.awaits_mark(at) || self.lost_may_stay(at);
+                if !self.copies.has(at) && !waits {
                     return Some((at, CopyKind::Recover));
                 }
                 region = self.recovering.next_from(at + 1);
@@ -369,8 +396,10 @@ impl Volume {
         out: &mut Vec<VolumeAction>,
     ) {
         let inserted = self.tick_clock();
-        if kind == CopyKind::Resync {
-            self.copies.cursor = region + 1;
+        match kind {
+            CopyKind::Resync => self.copies.cursor = region + 1,
+            CopyKind::Recover => self.forget_lost(region),
+            CopyKind::Verify => {}
         }
         if kind != CopyKind::Recover
             && let Some(left) = &mut self.copies.allowance
@@ -410,21 +439,20 @@ impl Volume {
 
     /// Reads and sends a region that nobody writes now.
     pub(super) fn start_copy(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
-        let &Copy { state, blockers, region, kind, generation, .. } = self.copies.at(slot);
+        let &Copy { state, blockers, region, kind, .. } = self.copies.at(slot);
         if state != State::Waiting || blockers != 0 {
             return;
         }
         if kind == CopyKind::Verify {
             return self.start_check(slot, region, cx, out);
         }
-        let Some((lane, header)) = self.address_copy(slot, self.region_extent(region), cx) else {
+        let extent = self.region_extent(region);
+        let Some((lane, header)) = self.address_copy(slot, extent, cx) else {
             return self.leave_copy(slot); // no lane is up: begun again when one is
         };
-        let copy = self.copies.get(slot);
-        copy.state = State::Sending { lane, sequence: header.sequence, at: cx.now.grantor };
-        copy.reading = true;
-        copy.since = cx.now.grantor;
-        out.push(VolumeAction::Copy { copy: CopyId { slot, generation }, kind, lane, header });
+        self.copies.get(slot).extent = extent;
+        let copy = self.copies.send(slot, lane, header.sequence, cx.now.grantor);
+        out.push(VolumeAction::Copy { copy, kind, lane, header });
         if mutation::on(Mutation::R10SourceClearsEarly) {
             self.must_copy.remove(region);
             self.map.clear_out_of_sync(region);
@@ -443,6 +471,7 @@ impl Volume {
             return;
         }
         let slot = copy.slot;
+        let peer_is_equal = self.peer_is_equal();
         let copy = self.copies.get(slot);
         copy.reading = false;
         match (copy.state, frames) {
@@ -459,10 +488,15 @@ impl Volume {
                 {
                     *left += 1;
                 }
-                self.copy_may_be_done(slot, out);
+                self.copy_may_be_done(slot, cx, out);
             }
             // It stays, unanswered, on a lane that is lost: that is what ends the session.
             (State::Sending { .. }, Err(CopyFailed::Lane)) => {}
+            (State::Sending { lane, .. }, Err(CopyFailed::Store))
+                if copy.kind == CopyKind::Recover && peer_is_equal =>
+            {
+                self.cannot_be_read(slot, lane, cx, out);
+            }
             (State::Sending { .. }, _) => {
                 self.leave_copy(slot);
                 self.copies.halted_until = Some(cx.now.grantor + COPY_RETRY);
@@ -491,9 +525,12 @@ impl Volume {
         if copy.kind == CopyKind::Verify {
             return self.check_failed_there(slot, cx, out);
         }
+        if copy.asks {
+            return self.lose_block(slot, cx, out);
+        }
         if result == StoreResult::Done {
             copy.acked[frame / 64] |= 1 << (frame % 64);
-            self.copy_may_be_done(slot, out);
+            self.copy_may_be_done(slot, cx, out);
         } else {
             self.leave_copy(slot);
             self.peer_has_failed(out);
@@ -501,12 +538,22 @@ impl Volume {
     }
 
     /// The region is equal once the peer has every frame of it on stable storage.
-    fn copy_may_be_done(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
-        let &Copy { frames, acked, region, .. } = self.copies.at(slot);
+    fn copy_may_be_done(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        let &Copy { frames, acked, pieces_on, .. } = self.copies.at(slot);
         let acked: u32 = acked.iter().map(|word| word.count_ones()).sum();
         if frames != Some(acked) {
             return;
         }
+        if pieces_on.is_some() {
+            self.next_piece_of_copy(slot, true, cx, out);
+        } else {
+            self.region_was_copied(slot, out);
+        }
+    }
+
+    /// Both copies hold the same of the region.
+    pub(super) fn region_was_copied(&mut self, slot: u32, out: &mut Vec<VolumeAction>) {
+        let region = self.copies.at(slot).region;
         self.recovering.remove(region);
         self.failed_here.remove(region);
         self.must_copy.remove(region);
@@ -525,6 +572,9 @@ impl Volume {
 
     /// Leaves the ledger; commands that waited for it become ready.
     pub(super) fn leave_copy(&mut self, slot: u32) {
+        if self.copies.at(slot).kind == CopyKind::Recover {
+            self.forget_lost(self.copies.at(slot).region);
+        }
         let copy = self.copies.get(slot);
         let (region, waiters) = (copy.region, copy.waiters);
         copy.state = if copy.reading { State::Abandoned } else { State::Vacant };
@@ -554,17 +604,20 @@ impl Volume {
     pub(super) fn abandon_copies(&mut self) {
         self.copies.halted_until = None;
         for slot in 0..COMMAND_BASE.min(u32::try_from(self.copies.slots.len()).unwrap_or(COMMAND_BASE)) {
-            let &Copy { state, kind, .. } = self.copies.at(slot);
+            let &Copy { state, kind, region, .. } = self.copies.at(slot);
+            if state.holds() && kind == CopyKind::Recover {
+                self.forget_lost(region); // not all of it was examined
+            }
             if state.holds() && kind == CopyKind::Verify {
                 self.give_up_check(slot);
-            } else if state.holds() {
+            } else if state.holds() && !self.copies.weighs_on(slot) {
                 self.leave_copy(slot);
             }
         }
     }
 
     /// Commands that failed here and whose regions are equal again become ready.
-    fn failed_may_be_settled(&mut self) {
+    pub(super) fn failed_may_be_settled(&mut self) {
         let order = self.in_order();
         for &slot in &order {
             if self.commands.at(slot).stage == Stage::Failed {

@@ -122,8 +122,12 @@ impl Volume {
         // Rules 15, 17: the region's copy takes the hold, and lets the command go when it is done.
         if op != Op::Flush && self.recovering.touches(extent) {
             let passes = mutation::on(Mutation::R15ReadsInDoubt) && op == Op::Read;
-            if !passes {
+            if !passes && self.is_in_doubt(extent) {
                 return;
+            }
+            if let Some(error) = self.lost_to(op, extent) {
+                self.commands.get(slot).started = self.tick_clock();
+                return self.decide(slot, StoreResult::Failed, error, cx, out);
             }
         }
         let started = self.tick_clock();
@@ -250,6 +254,9 @@ impl Volume {
         if result == StoreResult::Failed && self.may_fetch(slot) {
             return self.begin_fetch(slot, cx, out);
         }
+        if result == StoreResult::Failed && self.commands.at(slot).piecewise {
+            return self.unreadable(slot, cx, out);
+        }
         let command = self.commands.get(slot);
         command.decided = match result {
             StoreResult::Done => return self.proceed(slot, cx, out),
@@ -301,8 +308,13 @@ impl Volume {
         }
         let Some(result) = local else { return };
         if !op.writes() {
-            if op == Op::Read && result == StoreResult::Failed && self.may_fetch(slot) {
-                return self.begin_fetch(slot, cx, out);
+            if op == Op::Read && result == StoreResult::Failed {
+                if self.may_fetch(slot) {
+                    return self.begin_fetch(slot, cx, out);
+                }
+                if self.commands.at(slot).piecewise {
+                    return self.unreadable(slot, cx, out);
+                }
             }
             let outcome = read_outcome(op, result);
             if outcome != Outcome::Good {
@@ -340,6 +352,9 @@ impl Volume {
             self.mark_dirty(slot);
         }
         if done {
+            if both {
+                self.was_written_anew(extent, out);
+            }
             return self.conclude(slot, Outcome::Good, cx, out);
         }
         if result == StoreResult::Failed {
@@ -370,6 +385,7 @@ impl Volume {
         for region in first..end {
             self.recovering.insert(region);
             self.failed_here.insert(region);
+            self.forget_lost(region);
         }
         self.commands.get(slot).stage = Stage::Failed;
         self.leave(slot);
@@ -384,7 +400,7 @@ impl Volume {
             self.answer(slot, Outcome::Refused(Refusal::Standby), out);
             return self.finish(slot, cx, out);
         }
-        if !self.recovering.touches(extent) {
+        if !self.is_in_doubt(extent) {
             self.conclude(slot, write_outcome(local.unwrap_or(StoreResult::Failed)), cx, out);
         }
     }

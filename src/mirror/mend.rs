@@ -7,8 +7,11 @@
 //! 2); and a region in doubt lets no command start (rules 15, 17). The blocks are taken only in the
 //! session in which they were asked for, and that one ends before *drop* is voted. A late mending is
 //! I/O of this store like any other: a new primary's session waits for it (rule 5).
+//!
+//! Where the peer cannot read all of that either, it is asked piece by piece: what each array can read
+//! makes up for what the other one cannot. Then this copy is read once more.
 
-use crate::block::{Extent, Op, Outcome, Refusal, StoreResult};
+use crate::block::{BLOCKS_PER_PHYSICAL, Extent, Op, Outcome, Refusal, StoreResult};
 use crate::mutation::{self, Mutation};
 
 use super::api::{CommandId, Context, FrameHeader, Limits, VolumeAction};
@@ -27,7 +30,7 @@ impl Volume {
     }
 
     /// Both copies are in sync, by what is chosen: the peer's blocks are as good as these.
-    fn peer_is_equal(&self) -> bool {
+    pub(super) fn peer_is_equal(&self) -> bool {
         self.is_primary() && (!self.is_alone() || mutation::on(Mutation::MendFromStaleCopy))
     }
 
@@ -42,9 +45,11 @@ impl Volume {
     }
 
     pub(super) fn begin_fetch(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        let asks = self.mended_extent(slot);
         let command = self.commands.get(slot);
         command.stage = Stage::Fetching;
         command.fetched = true;
+        command.asks = asks;
         command.local = None;
         self.fetch(slot, cx, out);
     }
@@ -57,7 +62,7 @@ impl Volume {
             return self.finish(slot, cx, out);
         }
         if self.commands.at(slot).mirror == MENDED {
-            return self.compare_again(slot, cx, out);
+            return self.try_again(slot, cx, out);
         }
         if !self.peer_is_equal() {
             return self.unreadable(slot, cx, out);
@@ -67,8 +72,7 @@ impl Volume {
 
     /// Asks the peer, once within a session.
     pub(super) fn ask(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
-        let &Command { tenure, mirror, .. } = self.commands.at(slot);
-        let extent = self.mended_extent(slot);
+        let &Command { tenure, mirror, asks: extent, .. } = self.commands.at(slot);
         if mirror != Mirror::Unsent {
             return;
         }
@@ -91,10 +95,10 @@ impl Volume {
     ) -> Option<CommandId> {
         self.session.as_ref().filter(|open| open.id == header.session)?;
         let slot = u32::try_from(header.sequence & TARGET_MASK).ok()?;
-        let &Command { stage, mirror, .. } = self.commands.find_slot(slot)?;
+        let &Command { stage, mirror, asks, .. } = self.commands.find_slot(slot)?;
         let asked = matches!(mirror, Mirror::Sent { sequence, .. } if sequence == header.sequence);
-        let whole = header.extent == self.mended_extent(slot) && header.op == Op::Read;
-        if stage != Stage::Fetching || !asked || !whole || !self.peer_is_equal() {
+        let as_asked = header.extent == asks && header.op == Op::Read;
+        if stage != Stage::Fetching || !asked || !as_asked || !self.peer_is_equal() {
             return None;
         }
         let command = self.commands.get(slot);
@@ -110,6 +114,28 @@ impl Volume {
         Some(command)
     }
 
+    /// The peer cannot read what it was asked for.
+    pub(super) fn not_given(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+        if self.mended_extent(slot).blocks <= BLOCKS_PER_PHYSICAL || mutation::on(Mutation::MendWholeOrNot) {
+            return self.unreadable(slot, cx, out);
+        }
+        self.commands.get(slot).piecewise = true;
+        self.next_fetch(slot, false, cx, out);
+    }
+
+    /// The peer's part of a piece is over: the next one, or this copy once more.
+    fn next_fetch(&mut self, slot: u32, given: bool, cx: Context, out: &mut Vec<VolumeAction>) {
+        let whole = self.mended_extent(slot);
+        let command = self.commands.get(slot);
+        command.stage = Stage::Fetching;
+        command.mirror = Mirror::Unsent;
+        match next_piece(whole, command.asks, given) {
+            Some(next) => command.asks = next,
+            None => command.mirror = MENDED,
+        }
+        self.fetch(slot, cx, out);
+    }
+
     /// Nobody has the blocks: this copy stands alone, or the peer cannot read them either. That is no
     /// reason to hand over.
     pub(super) fn unreadable(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
@@ -118,7 +144,7 @@ impl Volume {
         self.decide(slot, StoreResult::Failed, Outcome::ReadError, cx, out);
     }
 
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         slot: u32,
         local: StoreResult,
@@ -144,9 +170,12 @@ impl Volume {
         if result != StoreResult::Done {
             self.store_has_failed(cx, out);
         }
-        let &Command { op, answered, .. } = self.commands.at(slot);
+        let &Command { op, answered, piecewise, .. } = self.commands.at(slot);
         if answered {
             return self.finish(slot, cx, out);
+        }
+        if piecewise {
+            return self.next_fetch(slot, true, cx, out);
         }
         if op == Op::Read {
             return self.decide(slot, StoreResult::Done, Outcome::Good, cx, out);
@@ -160,20 +189,35 @@ impl Volume {
         self.fetch(slot, cx, out);
     }
 
-    /// A comparison is made anew, of what is readable now; as any I/O that is begun, through the gate
-    /// (rule 6).
-    fn compare_again(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
+    /// A comparison, or a read that took several pieces, is made anew, of what is readable now; as any I/O
+    /// that is begun, through the gate (rule 6).
+    fn try_again(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let tenure = self.commands.at(slot).tenure;
         match self.check_answer(tenure, cx.now) {
             Check::Serve => {}
             Check::Wait => return,
             Check::Late => return self.refuse(slot, Refusal::Standby, cx, out),
         }
+        let reads = self.commands.at(slot).op == Op::Read;
         let command = self.commands.get(slot);
-        command.stage = Stage::Comparing;
+        command.stage = if reads { Stage::Running } else { Stage::Comparing };
         command.mirror = Mirror::Unsent;
         command.issued = cx.now.grantor;
         let command = self.commands.id(slot);
-        out.push(VolumeAction::Compare { command });
+        out.push(if reads { VolumeAction::Local { command } } else { VolumeAction::Compare { command } });
     }
+}
+
+/// What of `whole` comes after `piece`, which went well or did not: pieces become smaller around a bad
+/// block, down to it, and larger again behind it.
+pub(super) fn next_piece(whole: Extent, piece: Extent, well: bool) -> Option<Extent> {
+    let (lba, blocks) = if well {
+        (piece.end(), piece.blocks.saturating_mul(2))
+    } else if piece.blocks > BLOCKS_PER_PHYSICAL {
+        (piece.lba, piece.blocks.div_ceil(2).next_multiple_of(BLOCKS_PER_PHYSICAL))
+    } else {
+        (piece.end(), BLOCKS_PER_PHYSICAL)
+    };
+    let left = whole.end().saturating_sub(lba);
+    (left != 0).then(|| Extent::new(lba, blocks.max(BLOCKS_PER_PHYSICAL).min(left)))
 }

@@ -17,6 +17,7 @@ mod map_page;
 mod mend;
 mod office;
 mod overlap;
+mod recover;
 mod regions;
 mod secondary;
 mod session;

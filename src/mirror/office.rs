@@ -78,6 +78,7 @@ impl Volume {
         self.must_copy.clear();
         self.recovering.clear();
         self.failed_here.clear();
+        self.lost.clear();
         self.map.clear_all_activity();
         self.map.clear_all_out_of_sync();
         self.forget_marks();
@@ -152,6 +153,7 @@ impl Volume {
         self.must_copy.clear();
         self.recovering.clear();
         self.failed_here.clear();
+        self.lost.clear();
         self.forget_failure();
         self.forget_marks();
         let order = self.in_order();
@@ -170,6 +172,7 @@ impl Volume {
         self.forget_marks();
         self.recovering.clear();
         self.failed_here.clear();
+        self.lost.clear();
         self.must_copy.clear();
         self.joining = false;
         self.map.activity_to_out_of_sync();
@@ -195,6 +198,7 @@ impl Volume {
         self.plan_out_of_sync();
         self.recovering.clear();
         self.failed_here.clear();
+        self.lost.clear();
         self.reconsider_all(cx, out);
     }
 

@@ -31,6 +31,10 @@ impl Session {
         self.counter << TARGET_BITS | target
     }
 
+    pub fn is_up(&self, lane: LaneId) -> bool {
+        self.lanes.contains(&lane)
+    }
+
     /// The caller's own lane when it is up, else one after the other.
     pub fn pick(&mut self, own: Option<LaneId>) -> Option<LaneId> {
         if let Some(lane) = own.filter(|lane| self.lanes.contains(lane)) {
@@ -74,6 +78,7 @@ impl Volume {
             }
         }
         self.plan_owed |= self.joining;
+        self.lost_until = None; // the peer may have its disk back
         self.send_unsent(cx, out);
         self.settle(cx, out);
     }
@@ -167,7 +172,7 @@ impl Volume {
                 return;
             }
             if self.commands.at(slot).stage == Stage::Fetching {
-                self.unreadable(slot, cx, out);
+                self.not_given(slot, cx, out);
                 return self.settle(cx, out);
             }
             self.commands.get(slot).mirror = Mirror::Acked(result);

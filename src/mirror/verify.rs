@@ -185,10 +185,10 @@ impl Volume {
         }
         // What is in doubt for other reasons is being copied: its turn comes after that.
         let mut again = verify.again.iter().copied();
-        if let Some(region) = again.find(|&region| !self.recovering.contains(region)) {
+        if let Some(region) = again.find(|&region| !self.is_region_in_doubt(region)) {
             return Some(region);
         }
-        let next = (verify.cursor..regions).find(|&region| !self.recovering.contains(region))?;
+        let next = (verify.cursor..regions).find(|&region| !self.is_region_in_doubt(region))?;
         let passed: Vec<u64> = (verify.cursor..next).collect();
         self.running_verify()?.again.extend(passed);
         Some(next)
@@ -196,7 +196,7 @@ impl Volume {
 
     /// The check holds its region: both arrays make their digests.
     pub(super) fn start_check(&mut self, slot: u32, region: u64, cx: Context, out: &mut Vec<VolumeAction>) {
-        if self.recovering.contains(region) {
+        if self.is_region_in_doubt(region) {
             return self.give_up_check(slot); // a write it waited for has failed here
         }
         let Some((lane, header)) = self.address_check(slot, self.region_extent(region), cx) else {
@@ -334,6 +334,9 @@ impl Volume {
     /// Then [`Volume::weighed`]. `None`: drop them.
     pub fn blocks_given(&mut self, header: FrameHeader, cx: Context) -> Option<CopyId> {
         let slot = self.asked(&header)?;
+        if self.copies.at(slot).kind == CopyKind::Recover {
+            return self.piece_given(slot, &header, cx);
+        }
         let (_, step) = self.step(slot)?;
         match step {
             Step::Fetching { extent, .. } if *extent == header.extent => {
@@ -360,6 +363,8 @@ impl Volume {
             // Of an older session, or tenure: only its hold was left.
             self.leave_copy(slot);
             self.poke_if_drained(true, out);
+        } else if self.copies.at(slot).kind == CopyKind::Recover {
+            self.piece_weighed(slot, result.is_ok(), cx, out);
         } else if let Some((_, Step::Weighing { extent })) = self.step(slot) {
             let whole = [*extent];
             match result {
@@ -394,6 +399,7 @@ impl Volume {
             // Rule 10: a crash in the middle of the repair does not forget it.
             self.map.mark_active(region);
             self.recovering.insert(region);
+            self.forget_lost(region);
             self.request_map(out);
         }
         self.leave_copy(slot);
@@ -401,8 +407,19 @@ impl Volume {
 
     /// Rule 10: what was found is marked, durably, before it is copied; all else in doubt is so already.
     pub(super) fn awaits_mark(&self, region: u64) -> bool {
+        self.is_under_repair(region) && !self.map.sure_activity().contains(region)
+    }
+
+    /// A verify of this array found the copies different here: the peer's blocks are no better.
+    pub(super) fn is_under_repair(&self, region: u64) -> bool {
         self.verify.as_ref().is_some_and(|verify| verify.repairing.contains_key(&region))
-            && !self.map.sure_activity().contains(region)
+    }
+
+    /// A region in doubt was copied, but for what neither array can read.
+    pub(super) fn repair_ended(&mut self, region: u64) {
+        if let Some(verify) = self.running_verify() {
+            verify.repairing.remove(&region);
+        }
     }
 
     /// A region in doubt was copied.

@@ -4,6 +4,8 @@
 //! ([`super::session`], [`super::copy`]), the peer's frames as secondary ([`super::secondary`]),
 //! and what a new configuration means ([`super::office`]).
 
+use std::collections::BTreeSet;
+
 use crate::arbitration::{Config, Gate, InSync, Mode, Side, Tenure};
 use crate::block::{Extent, Refusal};
 use crate::mutation::{self, Mutation};
@@ -53,6 +55,10 @@ pub struct Volume {
     pub(super) recovering: RegionSet,
     /// Of these, the ones where a write failed on this copy (rule 17).
     pub(super) failed_here: RegionSet,
+    /// First blocks of the physical blocks of regions in doubt that can be made equal from neither copy.
+    pub(super) lost: BTreeSet<u64>,
+    /// They are tried again then, not before.
+    pub(super) lost_until: Option<Time>,
     pub(super) copies: Copies,
     pub(super) session: Option<Session>,
     pub(super) applies: Applies,
@@ -135,6 +141,8 @@ impl Volume {
             must_copy: none.clone(),
             failed_here: none.clone(),
             recovering: none,
+            lost: BTreeSet::new(),
+            lost_until: None,
             copies: Copies::new(limits.copies),
             session: None,
             applies: Applies::new(),
@@ -418,6 +426,7 @@ impl Volume {
             }
         }
         self.copies.end_pause(cx.now.grantor);
+        self.lost_until = self.lost_until.filter(|until| cx.now.grantor < *until);
         if self.awaited_hand_over().is_some_and(|end| cx.now.grantor >= end) {
             self.hand_over_hopeless = true;
         }
@@ -436,7 +445,8 @@ impl Volume {
         let lazy = self.map_lazy_since.map(|since| since + LAZY_WRITE);
         let retry = self.copies.next_retry();
         let give_in = self.awaited_hand_over().filter(|_| !self.failed_here.is_empty());
-        [hold, expiry, lazy, retry, give_in].into_iter().flatten().min()
+        let lost = self.lost_until.filter(|_| !self.lost.is_empty());
+        [hold, expiry, lazy, retry, give_in, lost].into_iter().flatten().min()
     }
 
     fn someone_is_held(&self) -> bool {
@@ -449,6 +459,7 @@ impl Volume {
             dirty_regions: self.must_copy.len(),
             recovering_regions: self.recovering.len(),
             failed_regions: self.failed_here.len(),
+            lost_blocks: self.lost.len() as u64,
             out_of_sync_regions: self.map.out_of_sync().len(),
             active_regions: self.map.activity().len(),
             map_pending: self.map_pending(),

@@ -17,6 +17,8 @@ pub enum For {
     /// A host's command, which is answered with the peer's blocks.
     Host,
     Verify,
+    /// The copy of a region in doubt (rules 15, 17).
+    Recovery,
 }
 
 /// How a mending went, for the log.

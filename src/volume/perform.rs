@@ -155,13 +155,13 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.summed(check, summed, effects)
             });
         }
-        Work::Weigh { check, extent, data } => {
+        Work::Weigh { check, extent, data, found_by } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.weighed(check, Err(StoreResult::Failed), next);
                 return;
             };
             run(volume, &handle, false, next, |volume, handle| async move {
-                let weighing = verify::weigh(&volume, &handle, extent, &data).await;
+                let weighing = verify::weigh(&volume, &handle, extent, &data, found_by).await;
                 move |effects: &mut Effects| volume.weighed(check, weighing, effects)
             });
         }

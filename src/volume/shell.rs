@@ -17,7 +17,7 @@ use crate::time::Time;
 
 use super::keeping::Keeping;
 use super::latency;
-use super::mend::Mending;
+use super::mend::{For, Mending};
 use super::perform;
 use super::thread::{DataThread, Mailboxes};
 use super::verify::{Summed, Verifying};
@@ -241,7 +241,8 @@ impl Volume {
             }
             if let Some(check) = inner.core.blocks_given(header, context) {
                 let thread = DataThread::current_index().unwrap_or(0);
-                weigh = Some((Work::Weigh { check, extent: header.extent, data }, thread));
+                let found_by = if inner.core.recovers(check) { For::Recovery } else { For::Verify };
+                weigh = Some((Work::Weigh { check, extent: header.extent, data, found_by }, thread));
             }
         });
         effects.work.extend(weigh);
@@ -532,9 +533,12 @@ impl Inner {
     }
 }
 
-/// The bytes of `extent` out of the blocks of `from`, which covers it.
+/// The bytes of `extent` out of the blocks of `from`, where that covers it.
 fn part(blocks: &Buffer, from: Extent, extent: Extent) -> Buffer {
     let first = extent.lba.saturating_sub(from.lba).saturating_mul(u64::from(BLOCK));
+    if extent.lba < from.lba || from.end() < extent.end() {
+        return Buffer::empty(); // a piece: everything is read once more
+    }
     let range = usize::try_from(first).ok().zip(usize::try_from(extent.bytes()).ok());
     match range.and_then(|(first, len)| Some(first..first.checked_add(len)?)) {
         Some(range) if range.end <= blocks.len() => blocks.slice(range),

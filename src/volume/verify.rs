@@ -114,12 +114,13 @@ pub(super) async fn weigh(
     handle: &Handle,
     extent: Extent,
     theirs: &Buffer,
+    found_by: mend::For,
 ) -> Result<Weighing, StoreResult> {
     let mut mended = false;
     let own = match handle.read(extent).await {
         Ok(own) => own,
         Err(_) => {
-            match mend::mend(volume, handle, extent, theirs, mend::For::Verify).await {
+            match mend::mend(volume, handle, extent, theirs, found_by).await {
                 StoreResult::Done => mended = true,
                 failed => return Err(failed),
             }

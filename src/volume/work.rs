@@ -5,6 +5,8 @@ use crate::block::{Extent, Request, StoreResult};
 use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId};
 use crate::sys::buffer::Buffer;
 
+use super::mend::For;
+
 /// One step that the shell carries out without holding the volume's lock.
 #[derive(Debug)]
 pub enum Work {
@@ -26,8 +28,8 @@ pub enum Work {
     Give { group: GroupId, lane: LaneId, header: FrameHeader, data: Buffer, sums: bool },
     /// Verify: the digests of this copy, and the question for the peer's.
     Sum { group: GroupId, check: CopyId, lane: LaneId, header: FrameHeader },
-    /// Verify: the peer's blocks against this copy's.
-    Weigh { check: CopyId, extent: Extent, data: Buffer },
+    /// Verify, recovery: the peer's blocks against this copy's.
+    Weigh { check: CopyId, extent: Extent, data: Buffer, found_by: For },
     /// The peer's blocks over what of their extent cannot be read here.
     Mend { command: CommandId, extent: Extent, data: Buffer },
     /// The end of a frame to the peer. `None`: refused.

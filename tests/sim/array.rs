@@ -136,6 +136,7 @@ impl Array {
         self.store.under_way().next().is_none()
             && self.kept.iter().all(Keeping::is_quiet)
             && self.volumes.iter().all(|v| v.commands.iter().flatten().next().is_none())
+            && self.volumes.iter().all(|v| v.core.status().recovering_regions == 0)
     }
 }
 

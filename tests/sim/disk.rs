@@ -16,6 +16,8 @@ pub enum Owner<C, A, K> {
     Mend(C),
     Apply(A),
     Copy(K),
+    /// The peer's block over what could not be read of a region in doubt.
+    Weigh(K),
     /// What a copy held before its resync comes back.
     Back,
 }

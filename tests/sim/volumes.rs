@@ -5,7 +5,7 @@ use twinlun::arbitration::Tenure;
 use twinlun::block::{Extent, Op, Request, StoreResult};
 use twinlun::mirror::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, DirtyMap, FrameHeader, Geometry, LaneId, Limits,
-    MapPage, SessionId, Volume, VolumeAction, VolumeId,
+    MapPage, SessionId, Volume, VolumeAction, VolumeId, Weighing,
 };
 
 use crate::array::Array;
@@ -192,7 +192,11 @@ impl World {
                 let owner = Owner::Copy(Copying { id: copy, lane, header });
                 self.begin_io(a, v, owner, Kind::Read, header.extent, payload);
             }
-            VolumeAction::Sum { .. } | VolumeAction::AskBlocks { .. } => {
+            VolumeAction::AskBlocks { lane, header } => {
+                let nothing = Payload { span: span(header.extent), ..Payload::default() };
+                self.send_frame(a, v, lane, header, nothing);
+            }
+            VolumeAction::Sum { .. } => {
                 self.violate("a check of a verify that nobody asked for".into());
             }
             VolumeAction::Apply { apply, header, .. } => {
@@ -348,6 +352,13 @@ impl World {
                 let thread = self.any_thread(a);
                 self.with_volume(a, v, thread, |core, cx, out| core.applied(apply, io.result, cx, out));
             }
+            Owner::Weigh(copy) => {
+                let done = io.result == StoreResult::Done;
+                let result =
+                    if done { Ok(Weighing { differing: Vec::new(), mended: true }) } else { Err(io.result) };
+                let thread = self.any_thread(a);
+                self.with_volume(a, v, thread, |core, cx, out| core.weighed(copy.id, result, cx, out));
+            }
             Owner::Copy(copy) => self.copy_read(a, v, copy, io.payload, io.result),
             Owner::Back => self.was_put_back(v, io.result == StoreResult::Done),
         }
@@ -362,7 +373,7 @@ impl World {
     fn copy_read(&mut self, a: usize, v: usize, copy: Copying, payload: Payload, result: StoreResult) {
         let frames = if result != StoreResult::Done {
             Err(CopyFailed::Store)
-        } else if self.rng.coin() {
+        } else if copy.header.extent.blocks <= 8 || self.rng.coin() {
             self.send_frame(
                 a,
                 v,
@@ -449,6 +460,21 @@ impl World {
     }
 
     pub fn given_arrived(&mut self, a: usize, lane: u16, v: usize, header: FrameHeader, payload: Payload) {
+        let mut weighs = None;
+        self.with_volume(a, v, lane, |core, cx, _| weighs = core.blocks_given(header, cx));
+        if let Some(id) = weighs {
+            let copy = Copying { id, lane: LaneId(lane), header };
+            let bad = self.arrays[a].store.bad[v]
+                .iter()
+                .any(|lba| (header.extent.lba..header.extent.end()).contains(lba));
+            if bad {
+                self.begin_io(a, v, Owner::Weigh(copy), Kind::Write, header.extent, payload);
+            } else {
+                let nothing = Ok(Weighing::default());
+                self.with_volume(a, v, lane, |core, cx, out| core.weighed(id, nothing, cx, out));
+            }
+            return;
+        }
         self.with_volume_after(
             a,
             v,

@@ -33,7 +33,7 @@ mod mutations {
     /// Seeds tried at most; most need a few, the slowest some thousands.
     const SEEDS: u64 = 20_000;
 
-    const BROKEN: [Mutation; 29] = [
+    const BROKEN: [Mutation; 31] = [
         Mutation::R2AnswerWithoutMirror,
         Mutation::R3AnswerAloneBeforeDrop,
         Mutation::T4JoinNotNeeded,
@@ -62,6 +62,8 @@ mod mutations {
         Mutation::CopyDoesNotExclude,
         Mutation::MendFromStaleCopy,
         Mutation::MendWithoutHold,
+        Mutation::LostCountsAsEqual,
+        Mutation::LostIsRead,
         Mutation::VerifyWithoutHold,
     ];
 

@@ -246,7 +246,17 @@ impl World {
                 self.call(side, |volume, cx, out| volume.summed(check, sums, false, cx, out));
             }
             Purpose::Weigh { .. } | Purpose::WeighMend { .. } => self.weighed(side, io, result),
-            Purpose::Copy { copy, .. } if result != StoreResult::Done => {
+            Purpose::Copy { copy, lane, header } if result != StoreResult::Done => {
+                // What comes before the bad block may be on its way.
+                let bad = self.arrays[side].bad.range(header.extent.lba..header.extent.end()).next().copied();
+                if let Some(first) = bad.filter(|first| *first > header.extent.lba && self.random.chance(2)) {
+                    let extent = Extent::new(header.extent.lba, first - header.extent.lba);
+                    let disk = &self.arrays[side].disk;
+                    let data =
+                        disk.range(extent.lba..extent.end()).map(|(lba, value)| (*lba, *value)).collect();
+                    let header = header.copy_frame(0, Op::Write, extent);
+                    self.send(side, lane, Message::Data(lane, Frame { header, data }));
+                }
                 let why = CopyFailed::Store;
                 self.call(side, |volume, cx, out| volume.copy_sent(copy, Err(why), cx, out));
             }

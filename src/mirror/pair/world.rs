@@ -393,11 +393,20 @@ impl World {
 
     fn fault(&mut self, side: usize) {
         let primary = index(self.chosen.primary);
-        match self.random.below(42) {
+        match self.random.below(44) {
             36..=41 => {
                 let block = HOT[self.random.below(HOT.len())] / 8 * 8;
                 self.say(|| format!("{side} cannot read {block}"));
                 self.arrays[side].bad.insert(block);
+                if self.random.chance(4) {
+                    self.arrays[1 - side].bad.insert(block);
+                }
+            }
+            42 | 43 => {
+                // A disk reads again what it could not.
+                if let Some(block) = self.arrays[side].bad.pop_first() {
+                    self.say(|| format!("{side} can read {block}"));
+                }
             }
             0..=3 => {
                 self.say(|| "lane lost".into());

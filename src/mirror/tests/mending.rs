@@ -177,3 +177,68 @@ fn a_comparison_waits_at_the_gate() {
     rig.gate(Mode::Both);
     assert_eq!(rig.run(), [VolumeAction::Compare { command: compare }]);
 }
+
+/// A read of 256 blocks, of which this array cannot read some and the peer others: what it asked for, and
+/// how it was answered.
+fn in_pieces(op: Op, bad_here: &[u64], bad_there: &[u64]) -> (Vec<Extent>, Vec<VolumeAction>, bool) {
+    let mut rig = Rig::mirrored();
+    let mut bad: Vec<u64> = bad_here.to_vec();
+    let (command, mut asked) = rig.unreadable(op, 0, 256);
+    let mut extents = Vec::new();
+    loop {
+        extents.push(asked.extent);
+        let inside = |lba: &u64| (asked.extent.lba..asked.extent.end()).contains(lba);
+        let actions = if bad_there.iter().any(inside) {
+            rig.ack(asked, StoreResult::Failed)
+        } else {
+            let whole = FrameHeader { extent: Extent::new(0, 256), ..asked };
+            if asked.extent != whole.extent {
+                assert_eq!(rig.given(whole).0, None, "not what was asked for");
+            }
+            assert_eq!(rig.given(asked), (Some(command), vec![mend(command)]));
+            bad.retain(|lba| !inside(lba));
+            rig.local(command, StoreResult::Done)
+        };
+        if let Some((_, next)) = fetches(&actions).first() {
+            asked = *next;
+            continue;
+        }
+        // Read, or compared, once more.
+        let again = actions.contains(&local(command)) || actions.contains(&VolumeAction::Compare { command });
+        let result = if bad.is_empty() { StoreResult::Done } else { StoreResult::Failed };
+        let end = if again { rig.local(command, result) } else { actions };
+        return (extents, end, rig.volume.status().store_failed);
+    }
+}
+
+fn answered_good(op: Op) -> bool {
+    let (asked, end, failed) = in_pieces(op, &[8, 200], &[16, 64]);
+    assert!(asked.contains(&Extent::new(16, 8)) && asked.len() < 30, "{asked:?}");
+    assert!(!failed, "no reason to hand over");
+    end.iter().any(|action| match action {
+        VolumeAction::Answer { outcome, .. } => *outcome == Outcome::Good,
+        action => matches!(action, VolumeAction::Local { .. }),
+    })
+}
+
+#[test]
+fn what_each_array_can_read_makes_up_for_what_the_other_one_cannot() {
+    assert!(answered_good(Op::Read) && answered_good(Op::CompareAndWrite));
+    for op in [Op::Read, Op::CompareAndWrite] {
+        let (_, end, failed) = in_pieces(op, &[8, 200], &[200]);
+        let error = |action: &VolumeAction| {
+            matches!(action, VolumeAction::Answer { outcome: Outcome::ReadError, .. })
+        };
+        assert!(end.iter().any(error) && !failed, "a block that neither can read: {end:?}");
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_question_for_everything_or_nothing_is_seen() {
+    use crate::mutation::{Mutation, set};
+    set(Some(Mutation::MendWholeOrNot));
+    let (asked, ..) = in_pieces(Op::Read, &[8], &[16]);
+    set(None);
+    assert_eq!(asked.len(), 1);
+}

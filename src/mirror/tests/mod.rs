@@ -4,6 +4,7 @@ mod before;
 mod failing;
 pub(super) mod invariants;
 mod mending;
+mod recovering;
 mod speed;
 mod sync;
 mod verify;
