@@ -57,6 +57,7 @@ impl Control {
             link_up: self.link.is_some(),
             declined: self.primary.declined.filter(|_| primary),
             kept_out: self.peer_disk.keeps_out(now).filter(|_| primary && !self.is_both()),
+            promise_void: self.memory.void,
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }
@@ -155,8 +156,12 @@ impl Control {
                 Reason::Switching
             } else if !self.settled() {
                 Reason::Persisting
+            } else if self.arbiter.is_tainted() {
+                Reason::Tainted
             } else if self.draining {
                 Reason::Draining
+            } else if self.flushes_first() {
+                Reason::Flushing
             } else if self.arbiter.needs_no_lease() && !self.arbiter.has_contact() {
                 Reason::NoContact
             } else {
@@ -177,6 +182,8 @@ impl Control {
             Reason::Secondary
         } else if self.applied.quorum == Quorum::PrimaryAlone {
             Reason::PrimaryAlone
+        } else if self.arbiter.is_tainted() {
+            Reason::Tainted
         } else if !self.promotes_itself() {
             Reason::ManualFailover
         } else if !self.arbiter.start_wait_over(now) {

@@ -2,7 +2,7 @@
 //! payload. Pure: bytes in, words out; the caller owns sockets and buffers.
 //!
 //! ```text
-//!   0 magic 4        4 version 1      5 readable from 1   6 kind 1   7 flags 1 (zero)
+//!   0 magic 4        4 version 1      5 readable from 1   6 kind 1   7 flags 1
 //!   8 payload length 4               12 op 1, zero 3
 //!  16 group 16      32 volume 16
 //!  48 lineage counter 4, zero 4      56 lineage id 8     64 tenure epoch 8
@@ -11,7 +11,8 @@
 //! 112 CRC32C of the payload 4      116 zero 8           124 CRC32C of bytes 0..124 4
 //! ```
 //!
-//! The header's checksum is tested before any of its lengths is believed.
+//! Flag 1 of a data frame: the receiver may acknowledge it from its memory (a reader that does not know
+//! the flag makes it stable). The header's checksum is tested before any of its lengths is believed.
 
 use crate::arbitration::{Epoch, GroupId, Lineage, Side, Tenure};
 use crate::block::{BLOCK, Extent, Op, StoreResult};
@@ -49,6 +50,8 @@ const KIND_GIVEN: u8 = 6;
 const KIND_ASK_SUMS: u8 = 7;
 const KIND_SUMS: u8 = 8;
 const SUM_LEN: usize = size_of::<Sum>();
+
+const FLAG_MEMORY: u8 = 1;
 
 /// First frame on a lane, from both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,6 +212,7 @@ fn encode_addressed(
     volume: VolumeId,
     header: &FrameHeader,
 ) -> [u8; HEADER_LEN] {
+    bytes[7] = if header.memory { FLAG_MEMORY } else { 0 };
     bytes[12] = op_code(header.op);
     bytes[16..32].copy_from_slice(&group.0);
     bytes[32..48].copy_from_slice(&volume.0);
@@ -319,6 +323,7 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
                 sequence: u64_at(bytes, 104),
                 op,
                 extent,
+                memory: bytes[7] & FLAG_MEMORY != 0,
             };
             match kind {
                 KIND_GIVEN => {
@@ -418,8 +423,8 @@ fn data_len(op: Op, extent: Extent) -> Option<u64> {
     match op {
         Op::Write => Some(extent.bytes()),
         Op::WriteSame => Some(u64::from(BLOCK)),
-        Op::WriteZeroes | Op::Unmap | Op::Read => Some(0),
-        Op::Flush | Op::CompareAndWrite => None,
+        Op::WriteZeroes | Op::Unmap | Op::Read | Op::Flush => Some(0),
+        Op::CompareAndWrite => None,
     }
 }
 
@@ -460,7 +465,8 @@ const fn op_code(op: Op) -> u8 {
         Op::WriteZeroes => 3,
         Op::Unmap => 4,
         Op::Read => 5,
-        Op::Flush | Op::CompareAndWrite => 0,
+        Op::Flush => 6,
+        Op::CompareAndWrite => 0,
     }
 }
 
@@ -471,6 +477,7 @@ const fn op_from(code: u8) -> Result<Op, FrameError> {
         3 => Ok(Op::WriteZeroes),
         4 => Ok(Op::Unmap),
         5 => Ok(Op::Read),
+        6 => Ok(Op::Flush),
         code => Err(FrameError::Op(code)),
     }
 }
@@ -539,6 +546,7 @@ mod tests {
             sequence,
             op,
             extent: Extent::new(lba, blocks),
+            memory: sequence % 2 == 1,
         }
     }
 
@@ -552,7 +560,7 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read])
+        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read, Op::Flush])
     }
 
     fn ack() -> impl Strategy<Value = Ack> {

@@ -19,6 +19,8 @@ mod host;
 mod invariants;
 mod keeping;
 mod layout;
+mod memory;
+mod memory_scripts;
 mod mutations;
 mod network;
 mod plan;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use twinlun::mutation::{self, Mutation};
 
+use crate::memory_scripts;
 use crate::scripts::{self, Script};
 use crate::world;
 
@@ -97,6 +98,15 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::BeforeContentNotFlushed, 217, &scripts::LOST_IN_RESYNC),
     scripted(Mutation::BeforeEntryNotFlushed, 22, &scripts::LOST_IN_RESYNC),
     scripted(Mutation::BeforeCutIgnored, 553, &scripts::IMAGE_OUTLIVES),
+    by_chance(Mutation::T13TaintIgnored, 44),
+    scripted(Mutation::T13TaintedSecondaryPromoted, 1, &memory_scripts::TAINTED),
+    by_chance(Mutation::T13ActivityClearedUnflushed, 307),
+    scripted(Mutation::T13DropUnflushed, 1, &memory_scripts::DROPPED),
+    scripted(Mutation::T13PromoteUnflushed, 1, &memory_scripts::PROMOTED),
+    by_chance(Mutation::T13AloneNotStable, 238),
+    scripted(Mutation::T13SwitchUnflushed, 1, &memory_scripts::SWITCHED),
+    scripted(Mutation::T13HandOverUnflushed, 1, &memory_scripts::HANDED_OVER),
+    by_chance(Mutation::T13FuaHereOnly, 7),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 
@@ -196,5 +206,5 @@ pub fn table() -> ExitCode {
 
 /// The script of a name, for `--script`.
 pub fn script(name: &str) -> Option<&'static Script> {
-    scripts::ALL.iter().copied().find(|script| script.name == name)
+    scripts::ALL.iter().chain(memory_scripts::ALL).copied().find(|script| script.name == name)
 }

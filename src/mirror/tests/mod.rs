@@ -142,7 +142,7 @@ impl Rig {
 }
 
 fn local(command: CommandId) -> VolumeAction {
-    VolumeAction::Local { command }
+    VolumeAction::Local { command, stable: true }
 }
 
 fn answer(command: CommandId, outcome: Outcome) -> VolumeAction {
