@@ -275,6 +275,11 @@ pub fn remote_copy(value: &Value, json: bool) {
                 "  The other array's disk failed, hung or was full: it is mirrored to once that disk has worked for {seconds} s."
             );
         }
+        if group["promiseVoid"] == true {
+            println!(
+                "  Both arrays had lost their memory: what was acknowledged since the last flush of volumes with the write promise memory may be gone."
+            );
+        }
         if group["quorum"] == "primary alone" && group["witness"] != true {
             println!("  The primary may go on alone: no automatic failover until a witness is enrolled.");
         }

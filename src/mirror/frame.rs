@@ -27,11 +27,13 @@ pub const PAYLOAD_MAX: u32 = 32 << 20;
 /// Most answers in one frame: as many as a busy lane gathers between two writes.
 pub const ACKS_MAX: usize = 1024;
 /// Version written here, and the oldest that is spoken. 2: questions for digests (verify), which are
-/// put only to an array that speaks it; all else a reader of version 1 understands.
+/// put only to an array that speaks it, and flushes (write promise *memory*), which an older reader
+/// refuses by name; all else a reader of version 1 understands.
 pub const VERSION: u8 = 2;
 pub const OLDEST: u8 = 1;
 /// The first version that knows questions for digests.
 pub const KNOWS_SUMS: u8 = 2;
+const KNOWS_FLUSH: u8 = 2;
 const READABLE_FROM: u8 = 1;
 
 const MAGIC: [u8; 4] = *b"tLan";
@@ -213,6 +215,9 @@ fn encode_addressed(
     header: &FrameHeader,
 ) -> [u8; HEADER_LEN] {
     bytes[7] = if header.memory { FLAG_MEMORY } else { 0 };
+    if header.op == Op::Flush {
+        bytes[5] = KNOWS_FLUSH;
+    }
     bytes[12] = op_code(header.op);
     bytes[16..32].copy_from_slice(&group.0);
     bytes[32..48].copy_from_slice(&volume.0);
@@ -682,9 +687,11 @@ mod tests {
     }
 
     #[test]
-    fn all_but_questions_for_digests_is_readable_by_the_first_version() {
+    fn all_but_flushes_and_questions_for_digests_is_readable_by_the_first_version() {
         let (_, bytes) = data(Op::Read, 0, 8, 1);
         assert_eq!(bytes[4..6], [VERSION, 1]);
+        let (_, flush) = data(Op::Flush, 0, 0, 1);
+        assert_eq!(flush[4..6], [VERSION, 2], "and flushes");
         assert_eq!(encode_sign(true)[5], 1);
     }
 

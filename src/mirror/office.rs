@@ -74,7 +74,7 @@ impl Volume {
         self.end_session();
         self.end_applies(out);
         self.group = None;
-        self.unflushed.set_stable(false);
+        self.unflushed.set_stable(true);
         self.unflushed.forget_peer();
         self.gate = Gate::solitary();
         self.joining = false;

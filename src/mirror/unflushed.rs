@@ -98,7 +98,7 @@ impl Unflushed {
     pub fn new(regions: u64, limit: u64) -> Self {
         Self {
             promise: WritePromise::Stable,
-            stable: false,
+            stable: true,
             limit,
             in_flight: 0,
             in_flight_bytes: 0,
@@ -249,16 +249,17 @@ impl Volume {
 
     /// Control's word. `true`: from now on every write, here and at the peer, is stable, and what is in
     /// memory is flushed (`Status::unflushed_here` and `unflushed_there` tell when it is; a `Poke`
-    /// comes). Of no effect on a volume whose promise is *stable*. A volume that enters a group begins so.
+    /// comes). Of no effect on a volume whose promise is *stable*. Every volume begins so, and is so outside a
+    /// group.
     pub fn set_stable(&mut self, stable: bool, cx: Context, out: &mut Vec<VolumeAction>) {
         if core::mem::replace(&mut self.unflushed.stable, stable) != stable {
             self.settle(cx, out);
         }
     }
 
-    /// In a group only {A,B} leaves anything in memory: one copy alone is no mirrored cache.
+    /// Only {A,B} leaves anything in memory: one copy alone, of a solitary volume too, is no mirrored cache.
     fn both_hold(&self) -> bool {
-        let both = self.group.is_none_or(|group| group.config.in_sync == InSync::Both);
+        let both = self.group.is_some_and(|group| group.config.in_sync == InSync::Both);
         (both && !self.unflushed.stable) || mutation::on(Mutation::T13AloneNotStable)
     }
 

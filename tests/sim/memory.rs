@@ -5,6 +5,8 @@
 //! so, and only then a block may go back, to a state at or after the last acknowledged flush; the histories
 //! of before are not judged any further.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use twinlun::arbitration::{InSync, MemoryId};
 use twinlun::group::LogEntry;
 use twinlun::mirror::WritePromise;
@@ -15,6 +17,14 @@ use crate::world::World;
 
 /// Begins the stream of chance for memory volumes.
 const MEMORY: u64 = 0x3e30_12f1_0513_c0de;
+
+/// Every seed has memory volumes.
+static ALWAYS: AtomicBool = AtomicBool::new(false);
+
+/// From now on each seed has memory volumes, or only those that draw them.
+pub fn in_every_seed(always: bool) {
+    ALWAYS.store(always, Ordering::Relaxed);
+}
 
 /// What the world keeps about memory volumes.
 #[derive(Debug, Default)]
@@ -36,11 +46,10 @@ pub struct MemoryWatch {
 }
 
 impl World {
-    /// Whether this seed has memory volumes, and which. `SIM_MEMORY` in the environment: every one has.
+    /// Whether this seed has memory volumes, and which.
     pub fn plan_memory(&mut self, seed: u64) {
         let mut chance = Prng::new(seed ^ MEMORY);
-        let often = std::env::var_os("SIM_MEMORY").is_some();
-        let drawn = chance.below(5) == 0 || often;
+        let drawn = chance.below(5) == 0 || ALWAYS.load(Ordering::Relaxed);
         let volumes = self.plan.volumes.len();
         if self.script.is_none() && drawn && !self.plan.only_witness {
             let all = (1_u32 << volumes) - 1;

@@ -3,6 +3,7 @@
 mod before;
 mod failing;
 pub(super) mod invariants;
+mod memory;
 mod mending;
 mod speed;
 mod sync;
