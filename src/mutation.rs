@@ -207,6 +207,24 @@ pub enum Mutation {
     T7ReEnrolNeedsBoth,
     /// T9: a new primary opens its gate before what it took as secondary is on its disk.
     T9GateBeforeDrain,
+    /// T13: a restarted array of {A,B} counts as whole, whatever its memory held.
+    T13TaintIgnored,
+    /// T13: a tainted secondary is promoted.
+    T13TaintedSecondaryPromoted,
+    /// T13: an activity bit goes when the writes of its region are over, on disk or not.
+    T13ActivityClearedUnflushed,
+    /// T13: *drop* is proposed with acknowledged writes in memory.
+    T13DropUnflushed,
+    /// T13: *promote* is proposed with acknowledged writes in memory.
+    T13PromoteUnflushed,
+    /// T13: an array alone in sync answers from its memory.
+    T13AloneNotStable,
+    /// T13: *switch over* with regions that one disk does not hold.
+    T13SwitchUnflushed,
+    /// T13: *hand over* to an array whose disk does not hold everything.
+    T13HandOverUnflushed,
+    /// T13: a flush is answered when this disk alone is flushed.
+    T13FuaHereOnly,
     /// T14: a primary that stops or whose disk fails can only switch over.
     T14NoHandOver,
     /// F22, F23: what the probes of the disks say is not heard.

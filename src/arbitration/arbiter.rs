@@ -13,8 +13,8 @@ use super::overriding::Overriding;
 use super::proposer::Proposer;
 use super::voter::{Identity, Learned, Register};
 use super::{
-    Ballot, Body, Config, Connection, GroupId, InSync, Incarnation, Message, Promise, Side, Tenure, Timers,
-    Transition, Vote, Voter, VoterRecord,
+    Ballot, Body, Config, Connection, GroupId, InSync, Incarnation, MemoryId, Message, Promise, Side, Tenure,
+    Timers, Transition, Vote, Voter, VoterRecord,
 };
 
 /// What the proposer must know of the world outside arbitration, as of this call. `group::Control`
@@ -42,6 +42,17 @@ pub struct Environment {
     pub stalled: bool,
     /// *pre-elect*: the other array said on this link that it has lost the witness too (T17).
     pub peer_lost_witness: bool,
+    /// Something is in this array's memory and not on its disk, or is to be left there (T13).
+    pub memory: bool,
+    /// *drop*, *promote*, *switch over*: something that this array holds may not be on its disk, or may come
+    /// to be so (T13).
+    pub unflushed: bool,
+    /// *switch over*, *hand over*: the same of the peer, which has not confirmed otherwise in this session.
+    pub peer_unflushed: bool,
+    /// The other array said on this link that it may have lost what its memory held (T13).
+    pub peer_tainted: bool,
+    /// A flush failed here: no later one proves anything.
+    pub flush_failed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +169,12 @@ pub struct Arbiter {
     pub(super) next_ask: Time,
     pub(super) proposer: Proposer,
     pub(super) env: Environment,
+    /// What holds this array's unflushed writes.
+    pub(super) memory: MemoryId,
+    /// This array was in {A,B} and may have lost what its memory held (T13).
+    pub(super) tainted: bool,
+    /// The record with the present mark of an unclean stop.
+    pub(super) mark_sequence: u64,
     pub(super) split: bool,
     pub(super) overriding: Option<Overriding>,
     /// The ballot last asked of the witness for an override or its withdrawal, and when to ask again.
@@ -203,6 +220,9 @@ impl Arbiter {
             next_ask: Time::ZERO,
             proposer: Proposer::new(seed),
             env: Environment::default(),
+            memory: MemoryId::default(),
+            tainted: false,
+            mark_sequence: 0,
             split: false,
             overriding: None,
             withdraw_ballot: Ballot::NONE,
@@ -211,8 +231,9 @@ impl Arbiter {
         }
     }
 
-    /// The first call.
-    pub fn begin(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
+    /// The first call. `memory`: what holds unflushed writes in this life.
+    pub fn begin(&mut self, memory: MemoryId, now: Now, out: &mut Vec<ArbiterAction>) {
+        self.begin_memory(memory);
         self.began = now.grantor;
         self.witness_seen = now.grantor;
         self.next_ask = now.grantor;
@@ -284,6 +305,7 @@ impl Arbiter {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now, out: &mut Vec<ArbiterAction>) {
+        self.keep_mark(out);
         if now.grantor >= self.next_ask && self.chosen_is_durable() && !self.is_removed() && !self.split {
             // All groups ask at the same moments, so that one message carries them.
             let period = self.timers.renewal.as_nanos().max(1);
@@ -508,6 +530,7 @@ impl Arbiter {
         if learned != Learned::Newer {
             return learned;
         }
+        self.learn_memory(&old, told);
         self.proposer.stop();
         self.split = false;
         self.witness_split = false;
@@ -582,7 +605,7 @@ impl Arbiter {
         if !self.chosen_is_durable() || self.is_removed() || self.split {
             return;
         }
-        let asks = self.is_primary() && !self.env.stalled && !self.voted_away();
+        let asks = self.is_primary() && !self.env.stalled && !self.voted_away() && !self.is_tainted();
         self.number += 1;
         let number = self.number;
         let lease = if asks { self.timers.lease } else { Duration::ZERO };
@@ -624,6 +647,7 @@ impl Arbiter {
 
     pub(super) fn persist(&mut self, out: &mut Vec<ArbiterAction>) {
         self.sequence += 1;
+        self.mark(self.sequence);
         out.push(ArbiterAction::Persist { sequence: self.sequence, record: self.register.record });
     }
 }

@@ -532,25 +532,45 @@ impl Arbiter {
         let primary = self.is_primary();
         let both = chosen.in_sync == InSync::Both;
         match transition {
-            Transition::Drop => primary && both && !env.holding && env.session_closed,
+            Transition::Drop => {
+                primary
+                    && both
+                    && !env.holding
+                    && env.session_closed
+                    && !self.tainted
+                    && (!env.unflushed || mutation::on(Mutation::T13DropUnflushed))
+            }
             Transition::Promote => {
                 !primary
                     && (both || mutation::on(Mutation::R4StaleCopyPromoted))
-                    && chosen.quorum == Quorum::Majority
+                    // A primary that says itself that it is tainted agrees to be relieved.
+                    && (chosen.quorum == Quorum::Majority || env.peer_tainted)
                     && env.primary_lost
+                    && (!self.tainted || mutation::on(Mutation::T13TaintedSecondaryPromoted))
+                    && (!env.unflushed || mutation::on(Mutation::T13PromoteUnflushed))
                     && (self.promise_to_peer(now).is_none()
                         || mutation::on(Mutation::T2OwnVoteIgnoresPromise))
                     && now.grantor >= self.proposer.promised_away_until
                     && self.start_wait_over(now)
             }
             Transition::Join => primary && !both && env.join_ready,
-            Transition::SwitchOver => primary && both && env.holding && env.drained,
-            Transition::HandOver => primary && both && env.may_hand_over,
+            Transition::SwitchOver => {
+                let flushed = !env.unflushed && !env.peer_unflushed;
+                let flushed = flushed || mutation::on(Mutation::T13SwitchUnflushed);
+                let whole = !self.tainted && !env.peer_tainted;
+                primary && both && env.holding && env.drained && whole && flushed
+            }
+            Transition::HandOver => {
+                let flushed = !env.peer_unflushed || mutation::on(Mutation::T13HandOverUnflushed);
+                let whole = !self.tainted && !env.peer_tainted;
+                primary && both && env.may_hand_over && whole && flushed
+            }
             Transition::PreElect => {
                 primary
                     && both
                     && chosen.quorum == Quorum::Majority
                     && !env.holding
+                    && !self.tainted
                     && self.peer.connection.is_some()
                     && self.witness_is_lost(now)
                     && (env.peer_lost_witness || mutation::on(Mutation::T17PreElectByOneView))

@@ -67,6 +67,20 @@ pub struct VoterRecord {
     pub cut: u64,
     /// Not all of content `cut` is kept: while it is behind, the copy is a mixture of old and new.
     pub mixture: bool,
+    /// The mark of an unclean stop (T13): this array, in {A,B}, may hold acknowledged writes in the memory
+    /// of this identity and nowhere else. Durable before it can; taken away by a stop in order.
+    pub unflushed: Option<MemoryId>,
+}
+
+/// Identity of what holds unflushed writes: a kernel's boot, as long as its page cache outlives the
+/// process. A process that finds another one in its record than its own has lost what was in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MemoryId(pub [u8; 16]);
+
+impl MemoryId {
+    /// No memory is called so: what was in it is lost (a flush failed, and a kernel forgets what it could not
+    /// write).
+    pub const LOST: Self = Self([0xff; 16]);
 }
 
 /// Where and how a register stands on disk.
@@ -83,6 +97,7 @@ impl VoterRecord {
             overridden: false,
             cut: 0,
             mixture: false,
+            unflushed: None,
         }
     }
 
@@ -96,6 +111,7 @@ impl VoterRecord {
             overridden: false,
             cut: 0,
             mixture: false,
+            unflushed: None,
         }
     }
 
@@ -116,7 +132,11 @@ impl VoterRecord {
         w.ballot(self.promised);
         w.option(self.vote.as_ref(), Writer::vote);
         w.duration(self.longest_lease);
-        w.u8(u8::from(self.removed) | u8::from(self.overridden) << 1 | u8::from(self.mixture) << 2);
+        let flags = u8::from(self.removed) | u8::from(self.overridden) << 1 | u8::from(self.mixture) << 2;
+        w.u8(flags | u8::from(self.unflushed.is_some()) << 3);
+        if let Some(MemoryId(id)) = &self.unflushed {
+            w.bytes(id);
+        }
         // A witness has none; and so a register without one reads as it always did.
         if self.cut != 0 {
             w.u64(self.cut);
@@ -134,10 +154,11 @@ impl VoterRecord {
     fn read(r: &mut Reader<'_>) -> Option<Self> {
         let (chosen, promised) = (r.option(Reader::config)?, r.ballot()?);
         let (vote, longest_lease) = (r.option(Reader::vote)?, r.duration()?);
-        let flags = r.u8().filter(|flags| flags & !7 == 0)?;
+        let flags = r.u8().filter(|flags| flags & !15 == 0)?;
         let (removed, overridden, mixture) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        let unflushed = if flags & 8 == 0 { None } else { Some(MemoryId(r.array()?)) };
         let cut = if r.is_empty() { 0 } else { r.u64().filter(|cut| *cut != 0)? };
-        Some(Self { chosen, promised, vote, longest_lease, removed, overridden, cut, mixture })
+        Some(Self { chosen, promised, vote, longest_lease, removed, overridden, cut, mixture, unflushed })
     }
 
     /// Appends the record in its envelope.

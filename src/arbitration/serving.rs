@@ -83,7 +83,7 @@ impl Arbiter {
     /// ARBITRATION `serve`, arbitration's part: until when this array may serve (holder clock).
     /// `None`: it may not.
     pub fn serves_until(&self) -> Option<Time> {
-        if !self.is_primary() || self.voted_away() || self.is_removed() || self.split {
+        if !self.is_primary() || self.voted_away() || self.is_removed() || self.split || self.tainted {
             return None;
         }
         if self.needs_no_lease() && self.has_contact() {

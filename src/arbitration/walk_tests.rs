@@ -145,7 +145,7 @@ impl World {
         for at in 0..2 {
             let now = world.now(at);
             let mut out = Vec::new();
-            world.nodes[at].arbiter.begin(now, &mut out);
+            world.nodes[at].arbiter.begin(MemoryId::default(), now, &mut out);
             world.carry_out(at, out);
         }
         world
@@ -393,7 +393,7 @@ impl World {
             node.arbiter = Arbiter::new(node.side, GROUP, timers, node.disk, true, seed);
             let now = self.now(at);
             let mut out = Vec::new();
-            self.nodes[at].arbiter.begin(now, &mut out);
+            self.nodes[at].arbiter.begin(MemoryId::default(), now, &mut out);
             return self.carry_out(at, out);
         }
         self.incarnations += 1;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use crate::arbitration::{
-    Connection, GroupId, InSync, Incarnation, Message, Side, Timers, Voter, VoterRecord,
+    Connection, GroupId, InSync, Incarnation, MemoryId, Message, Side, Timers, Voter, VoterRecord,
 };
 use crate::group::{Command, Event, PathView, Policy, Refused};
 use crate::link::channel::{self, Sender};
@@ -123,6 +123,8 @@ pub struct Parts {
     /// Which lives of the other array were heard.
     pub lives: Arc<Mutex<Lives>>,
     pub nonce: crate::group::BootNonce,
+    /// What holds unflushed writes in this life.
+    pub memory: MemoryId,
     pub metadata: Metadata,
     pub votes: Arc<Mutex<RecordTable>>,
     pub mailboxes: Mailboxes,

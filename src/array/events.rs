@@ -186,6 +186,7 @@ pub fn say(entry: &LogEntry) -> String {
                 SessionEnd::PeerDisk => "the other array says that its disk is bad",
                 SessionEnd::MirrorTimeout => "a write was not acknowledged in time",
                 SessionEnd::PeerRestarted => "the other array has restarted",
+                SessionEnd::PeerTainted => "the other array may lack what its memory held",
                 SessionEnd::Stopped => "the group was stopped",
                 SessionEnd::ConfigurationChanged => "the configuration changed",
                 SessionEnd::MembersChanged => "the members changed",
@@ -226,6 +227,16 @@ pub fn say(entry: &LogEntry) -> String {
         LogEntry::Mixture => {
             "what this copy held before its resync cannot be kept (see the process's own log): until it is in sync again \
              it is a mixture of old and new; do not override with it"
+                .into()
+        }
+        LogEntry::Tainted => {
+            "was stopped without order: what its memory held of acknowledged writes may be gone (write promise memory); \
+             until it is caught up, only the other array counts as whole"
+                .into()
+        }
+        LogEntry::PromiseVoid => {
+            "both arrays lost what their memories held: acknowledged writes of volumes with the write promise memory \
+             since their last flush may be gone; this array goes on with what its disk holds"
                 .into()
         }
         LogEntry::DataDirHangs(true) => {

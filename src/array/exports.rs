@@ -206,7 +206,7 @@ fn unit(vv: &VirtualVolume) -> LogicalUnit {
         },
         blocks: vv.size_bytes / u64::from(crate::block::BLOCK),
         thin: vv.provisioning == crate::store::objects::Provisioning::Thin,
-        write_cache: false,
+        write_cache: vv.promise == crate::mirror::WritePromise::Memory,
         limits: Limits::default(),
     }
 }

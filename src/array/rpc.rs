@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Reader, Tenure, Writer};
+use crate::mirror::WritePromise;
 use crate::store::objects::{Group, GroupState, ObjectError, Policies};
 
 use super::handle::CommandError;
@@ -97,6 +98,15 @@ pub struct AdmitVolume {
     pub remote_name: String,
     /// Fully provisioned: the copy must be as well.
     pub full: bool,
+    /// Its write promise is *memory*; so must the copy's be.
+    #[serde(default)]
+    pub memory: bool,
+}
+
+impl AdmitVolume {
+    pub const fn promise(&self) -> WritePromise {
+        if self.memory { WritePromise::Memory } else { WritePromise::Stable }
+    }
 }
 
 /// Kinds of refusal that the asking side tells apart.
@@ -116,7 +126,7 @@ impl PeerRefusal {
             CommandError::Object(ObjectError::Exists { .. }) => Self::Exists,
             CommandError::Object(ObjectError::Missing { .. }) => Self::Missing,
             CommandError::Object(ObjectError::InUse { .. }) => Self::InUse,
-            CommandError::SizeMismatch { .. } => Self::SizeMismatch,
+            CommandError::SizeMismatch { .. } | CommandError::PromiseMismatch { .. } => Self::SizeMismatch,
             _ => Self::Other,
         }
     }

@@ -228,6 +228,7 @@ async fn serve(
         age: age.clone(),
         lives: Arc::clone(&lives),
         nonce: BootNonce(nonce),
+        memory: start::memory(engine, nonce, &volumes),
         metadata: metadata.clone(),
         votes: Arc::clone(&votes.table),
         mailboxes: mailboxes.clone(),
@@ -545,4 +546,11 @@ async fn stop(
     tokio::time::sleep(linger).await;
     sessions.request_logout(LOGOUT_GRACE);
     tokio::time::sleep(LOGOUT_GRACE).await;
+    let volumes = handle.volumes.clone();
+    match tokio::task::spawn_blocking(move || volumes.flush_memory()).await {
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a volume cannot be flushed: what its memory held may be lost")
+        }
+        _ => handle.log.add(None, None, "stopped in order".into()),
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use crate::arbitration::{GroupId, RECORD_FORMAT, VoterRecord};
+use crate::arbitration::{GroupId, MemoryId, RECORD_FORMAT, VoterRecord};
 use crate::format::EnvelopeError;
 use uuid::Uuid;
 
@@ -11,6 +11,8 @@ use crate::mirror::VolumeId;
 use crate::store::data_dir::DataDir;
 use crate::store::objects::{Group, ObjectStore, Objects};
 use crate::store::records::RecordTable;
+use crate::sys::clock;
+use crate::sys::engine::Engine;
 use crate::volume::Volume;
 
 use super::handle::AbsentCopy;
@@ -104,5 +106,28 @@ pub fn warn_of_shared_device(data_dir: &DataDir, volumes: &VolumeSet) {
             "volumes lie on the same device as data_dir: if it hangs, this array cannot hand over \
              and the other one waits for its lease to run out"
         );
+    }
+}
+
+/// What holds unflushed writes of volumes with the promise *memory* in this life (T13): the page cache of this
+/// boot of the kernel, which outlives the process. All that an earlier process of this boot left there is on
+/// the disks when this returns; if it cannot be brought there, or the engine holds it in the process, this
+/// life has a memory of its own, and what the former one held counts as lost. Blocks.
+///
+/// What it rests on: every engine but the volatile one answers a write when the kernel has it (buffered, or
+/// past the page cache in the device), nothing is held in this process; and a disk that loses its own cache
+/// while the kernel lives on is a disk that was pulled.
+pub fn memory(engine: Engine, nonce: [u8; 16], volumes: &VolumeSet) -> MemoryId {
+    let own = MemoryId(nonce);
+    if engine.is_volatile() {
+        return own;
+    }
+    if let Err(error) = volumes.flush_memory() {
+        tracing::error!(%error, "what a former process left in the page cache cannot be flushed: it counts as lost");
+        return own;
+    }
+    match clock::boot_id().map(|id| Uuid::parse_str(&id)) {
+        Ok(Ok(id)) => MemoryId(id.into_bytes()),
+        _ => own,
     }
 }

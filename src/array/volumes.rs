@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::link::lane::Volumes;
-use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId};
+use crate::mirror::{self, DirtyMap, Geometry, Limits, MapError, VolumeId, WritePromise};
 use crate::store::data_dir::DataDir;
 use crate::store::map_file::MapFile;
 use crate::store::objects::{Objects, Provisioning, VirtualVolume};
@@ -255,7 +255,7 @@ impl VolumeSet {
         match MapFile::create(&path, &header, len, self.data_dir.engine()) {
             Ok(file) => {
                 data.keep_device_images_at(self.data_dir.volume(&volume.uuid.to_string()));
-                Ok(self.adopt(geometry, data, file, DirtyMap::new(geometry)))
+                Ok(self.adopt(geometry, volume.promise, data, file, DirtyMap::new(geometry)))
             }
             Err(source) => {
                 drop(data);
@@ -331,15 +331,23 @@ impl VolumeSet {
         data.keep_device_images_at(self.data_dir.volume(&volume.uuid.to_string()));
         let image =
             data.find_image().map_err(|source| OpenError::Image { path: volume.path.clone(), source })?;
-        let volume = self.adopt(geometry, data, file, map);
+        let volume = self.adopt(geometry, volume.promise, data, file, map);
         if let Some(image) = image {
             volume.found_image(image);
         }
         Ok(volume)
     }
 
-    fn adopt(&self, geometry: Geometry, data: DataFile, file: MapFile, map: DirtyMap) -> Volume {
-        let core = mirror::Volume::restore(geometry, Limits::default(), map);
+    fn adopt(
+        &self,
+        geometry: Geometry,
+        promise: WritePromise,
+        data: DataFile,
+        file: MapFile,
+        map: DirtyMap,
+    ) -> Volume {
+        let mut core = mirror::Volume::restore(geometry, Limits::default(), map);
+        core.set_promise(promise);
         let listener: Arc<dyn Listener> = Arc::clone(&self.maps) as Arc<dyn Listener>;
         let volume = Volume::new(geometry.id, core, data, self.mailboxes.clone(), listener);
         let mut files = self.maps.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -351,6 +359,15 @@ impl VolumeSet {
             volumes
         });
         volume
+    }
+
+    /// Flushes every volume whose write promise is *memory*. Blocks.
+    ///
+    /// # Errors
+    /// The first that cannot be flushed: what was in memory of it may be lost.
+    pub fn flush_memory(&self) -> io::Result<()> {
+        let memory = |volume: &Volume| volume.with(|core, _, _| core.promise() == WritePromise::Memory);
+        self.all().iter().filter(|volume| memory(volume)).try_for_each(|volume| volume.file().flush())
     }
 
     /// Nothing that the copy holds, or held, counts any more: its map says so, durably, when this returns. The

@@ -32,6 +32,8 @@ struct Volume {
     size: String,
     path: Option<String>,
     comment: Option<String>,
+    /// Write promise: stable (default) or memory.
+    promise: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,7 +128,8 @@ fn apply_volume(client: &Client, volume: &Volume, json: bool, made: &mut Made) -
     let mib = size_mib(&volume.size).map_err(|error| format!("volume {}: {error}", volume.name))?;
     let path = format!("/api/v1/volumes/{}", segment(&volume.name));
     if client.exists(&path)? {
-        let has = client.get(&path)?["sizeMiB"].as_u64().unwrap_or(0);
+        let known = client.get(&path)?;
+        let has = known["sizeMiB"].as_u64().unwrap_or(0);
         if has != mib {
             return Err(format!(
                 "volume {} is there with {has} MiB, the file says {mib} MiB; sizes are not changed by apply",
@@ -134,10 +137,18 @@ fn apply_volume(client: &Client, volume: &Volume, json: bool, made: &mut Made) -
             )
             .into());
         }
+        let promise = volume.promise.as_deref().unwrap_or("stable");
+        if known["writePromise"] != promise {
+            return Err(format!(
+                "volume {} is there with the write promise {}, the file says {promise}; it is not changed by apply",
+                volume.name, known["writePromise"]
+            )
+            .into());
+        }
         return Ok(());
     }
     let body = json!({
-        "name": volume.name, "sizeMiB": mib, "tpvv": true, "path": volume.path, "comment": volume.comment,
+        "writePromise": volume.promise, "name": volume.name, "sizeMiB": mib, "tpvv": true, "path": volume.path, "comment": volume.comment,
     });
     client.post("/api/v1/volumes", &body)?;
     made.add(json, format!("volume {}", volume.name));

@@ -54,7 +54,8 @@ pub fn volumes(value: &Value, json: bool) {
     if raw(value, json) {
         return;
     }
-    let mut rows = table(&["Id", "Name", "Prov", "Type", "State", "Usr_Used_MiB", "VSize_MiB", "RcopyGroup"]);
+    let mut rows =
+        table(&["Id", "Name", "Prov", "Type", "State", "Promise", "Usr_Used_MiB", "VSize_MiB", "RcopyGroup"]);
     for volume in members(value) {
         let prov = if volume["provisioningType"] == 2 { "tpvv" } else { "full" };
         rows.add_row([
@@ -63,12 +64,13 @@ pub fn volumes(value: &Value, json: bool) {
             prov.into(),
             "base".into(),
             "normal".into(),
+            text(&volume["writePromise"]),
             text(&volume["totalUsedMiB"]),
             text(&volume["sizeMiB"]),
             text(&volume["rcopyGroup"]),
         ]);
     }
-    print(rows, &[0, 5, 6]);
+    print(rows, &[0, 6, 7]);
     total(members(value).len());
 }
 
@@ -271,6 +273,11 @@ pub fn remote_copy(value: &Value, json: bool) {
         if let Some(seconds) = group["keptOutSeconds"].as_f64() {
             println!(
                 "  The other array's disk failed, hung or was full: it is mirrored to once that disk has worked for {seconds} s."
+            );
+        }
+        if group["promiseVoid"] == true {
+            println!(
+                "  Both arrays had lost their memory: what was acknowledged since the last flush of volumes with the write promise memory may be gone."
             );
         }
         if group["quorum"] == "primary alone" && group["witness"] != true {

@@ -25,6 +25,10 @@ pub enum Operator {
         path: Option<String>,
         #[arg(long)]
         comment: Option<String>,
+        /// What an answered write is: `stable` on the disks of both arrays, or held in the `memory` of both
+        /// (faster; hosts flush it). Lost only if both arrays lose power at once.
+        #[arg(long, value_parser = ["stable", "memory"], default_value = "stable")]
+        promise: String,
     },
     /// Grow a virtual volume, both copies of a mirrored one; hosts see the new size at once.
     #[command(after_help = "Example:\n  twinlun growvv vmfs.0 10G    makes it 10 GiB larger")]
@@ -227,10 +231,12 @@ impl Operator {
             }
         };
         match self {
-            Self::Createvv { tpvv: _, name, size, path, comment } => {
+            Self::Createvv { tpvv: _, name, size, path, comment, promise } => {
                 let mib = size_mib(size)?;
-                let body =
-                    json!({"name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true});
+                let body = json!({
+                    "name": name, "sizeMiB": mib, "path": path, "comment": comment, "tpvv": true,
+                    "writePromise": promise,
+                });
                 done(client.post("/api/v1/volumes", &body)?);
             }
             Self::Growvv { name, size } => {

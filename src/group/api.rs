@@ -1,7 +1,7 @@
 //! The words between a [`Control`](super::Control) and its shell.
 
 use crate::arbitration::{
-    Connection, Epoch, GroupId, InSync, Incarnation, Message, Quorum, Side, Tenure, Timers, Voter,
+    Connection, Epoch, GroupId, InSync, Incarnation, MemoryId, Message, Quorum, Side, Tenure, Timers, Voter,
     VoterRecord,
 };
 use crate::mirror::{LaneId, RegionRun, SessionId, Volume, VolumeAction, VolumeId};
@@ -56,6 +56,9 @@ pub struct Settings {
     pub boot: u64,
     /// Own boot nonce, as in the hello of the pair.
     pub nonce: BootNonce,
+    /// What holds unflushed writes in this life: the same as in a former life only if nothing of what that
+    /// one had written was lost, and all of it is flushed by now (T13).
+    pub memory: MemoryId,
     /// Seed of the retries' random delays.
     pub seed: u64,
 }
@@ -133,7 +136,7 @@ pub enum Command {
     },
     /// What this array wrote alone before an override ended its history may be overwritten.
     Discard,
-    /// Leave office (SIGTERM). On the secondary done at once.
+    /// Leave office (SIGTERM), and leave nothing in memory. On the secondary done when everything is flushed.
     HandOver,
     /// `stoprcopygroup` / `startrcopygroup`; `Action::Policy` follows.
     Stop,
@@ -212,6 +215,11 @@ pub enum SessionMessage {
     WitnessLost(bool),
     /// The sender's disks are bad, or good (again): it cannot keep what is mirrored to it (F23).
     DiskBad(bool),
+    /// The sender was in the {A,B} of this epoch and may have lost what its memory held, or not any more (T13).
+    Tainted {
+        epoch: Epoch,
+        tainted: bool,
+    },
     /// An operator at the sender asks the primary to do this; the answer names `number`.
     Request {
         number: u64,
@@ -250,6 +258,9 @@ pub enum Decline {
     Diverged,
     #[error("its disk fails or does not finish its I/O; check that disk")]
     DiskBad,
+    /// It restarted in sync, and may lack what its memory held: it is to be dropped first.
+    #[error("it lost what its memory held; it is dropped and caught up")]
+    Tainted,
 }
 
 /// Why a command was not carried out.
@@ -400,6 +411,13 @@ pub enum Reason {
          give `setrcopygroup override` here, and its writes are"
     )]
     Diverged,
+    #[error(
+        "it was stopped without order and may have lost what its memory held of acknowledged writes (write \
+         promise memory); the other array has them, and takes over or says that it lost them too"
+    )]
+    Tainted,
+    #[error("what it holds in memory is being flushed")]
+    Flushing,
     #[error("an override is under way; promises to the other array must end first")]
     Overriding,
     #[error("the group was removed")]
@@ -447,6 +465,9 @@ pub struct PathView {
     pub kept_out: Option<Duration>,
     /// Which image of the copy counts is being written to this array's disk.
     pub cut_changes: bool,
+    /// Both arrays had lost what their memories held when this one, the former primary, went on serving:
+    /// acknowledged writes of volumes with the promise *memory* may be gone (T13). Until the next start.
+    pub promise_void: bool,
 }
 
 /// Entries of the event log; each comes with the epoch it happened in.
@@ -509,6 +530,10 @@ pub enum LogEntry {
     },
     /// What this copy held before it is brought up to date cannot be kept.
     Mixture,
+    /// This array was stopped without order, in sync: what its memory held may be gone.
+    Tainted,
+    /// So was the other one: acknowledged writes of volumes with the promise *memory* may be gone.
+    PromiseVoid,
     /// A write to `data_dir` takes longer than `disk_timeout`, or no longer.
     DataDirHangs(bool),
     SplitBrain,
@@ -524,6 +549,8 @@ pub enum SessionEnd {
     PeerDisk,
     MirrorTimeout,
     PeerRestarted,
+    /// It may lack what its memory held.
+    PeerTainted,
     Stopped,
     ConfigurationChanged,
     MembersChanged,

@@ -138,7 +138,7 @@ impl Control {
         if self.changes.role_change.is_some() {
             self.carry_on_role_change(now, members, out);
         }
-        if !self.settled() || !self.is_primary() || self.arbiter.voted_away() {
+        if !self.settled() || !self.is_primary() || self.arbiter.voted_away() || self.arbiter.is_tainted() {
             return;
         }
         if self.is_both() {
@@ -173,6 +173,8 @@ impl Control {
         let longer = |since: Option<Time>, than: Duration| since.is_some_and(|at| now.grantor >= at + than);
         if self.peer_restarted {
             Some(SessionEnd::PeerRestarted)
+        } else if self.peer_is_tainted() {
+            Some(SessionEnd::PeerTainted)
         } else if !self.is_wanted() && self.changes.role_change.is_none() {
             Some(SessionEnd::Stopped)
         } else if longer(self.link_lost, timers.heartbeat) {
@@ -408,6 +410,9 @@ impl Control {
         if self.link.is_none() {
             return Err(Refused::PeerUnreachable);
         }
+        if self.arbiter.is_tainted() {
+            return Err(Refused::NotInSync);
+        }
         if self.peer_disk.bad {
             return Err(Refused::PeerDiskBad);
         }
@@ -434,10 +439,10 @@ impl Control {
             }
             return self.ask_peer(caller, Request::FailOver, out);
         }
-        if !self.is_both() {
+        if !self.is_both() || self.arbiter.is_tainted() {
             return Err(Refused::Stale);
         }
-        if self.applied.quorum == Quorum::PrimaryAlone {
+        if self.applied.quorum == Quorum::PrimaryAlone && !self.peer_is_tainted() {
             return Err(Refused::PrimaryAlone);
         }
         if self.disk_is_bad() {

@@ -22,6 +22,7 @@ use super::api::{
 use super::attempts::{Attempt, Attempts};
 use super::change::Changes;
 use super::disks::{Disks, PeerDisk};
+use super::memory::Memory;
 use super::overriding::Wanted;
 use super::session::{Primary, Secondary};
 
@@ -58,6 +59,11 @@ pub(super) struct Sum {
     pub store_failed: bool,
     /// What a frame is about to overwrite cannot be kept.
     pub unkept: bool,
+    /// A member's write promise is *memory*.
+    pub memory: bool,
+    pub unflushed_here: bool,
+    pub flush_failed: bool,
+    pub unflushed_there: bool,
 }
 
 impl Sum {
@@ -76,6 +82,12 @@ impl Sum {
         self.peer_refused |= status.peer_refused;
         self.store_failed |= status.store_failed;
         self.unkept |= status.unkept;
+        if status.memory {
+            self.memory = true;
+            self.flush_failed |= status.flush_failed;
+            self.unflushed_here |= status.unflushed_here;
+            self.unflushed_there |= status.unflushed_there;
+        }
     }
 }
 
@@ -110,6 +122,7 @@ pub struct Control {
     /// An operator's override under way.
     pub(super) wanted: Option<Wanted>,
     pub(super) group_state: u64,
+    pub(super) memory: Memory,
     /// `data_dir` hangs.
     pub(super) stalled: bool,
     pub(super) disks: Disks,
@@ -160,6 +173,7 @@ impl Control {
             changes: Changes::default(),
             wanted: None,
             group_state: 0,
+            memory: Memory::default(),
             stalled: false,
             disks: Disks::default(),
             peer_disk: PeerDisk::default(),
@@ -185,7 +199,10 @@ impl Control {
         if self.applied.primary == self.me {
             self.hold_until = now.grantor + FAILSAFE_HOLD;
         }
-        self.arbiter.begin(now, &mut self.pending);
+        self.arbiter.begin(self.settings.memory, now, &mut self.pending);
+        if self.arbiter.is_tainted() {
+            self.log(LogEntry::Tainted, out);
+        }
         if self.settings.life == Life::Restarted && self.applied.primary == self.me {
             // Rule 15, T8: as {A,B} (or voted so) active regions are in doubt, else out of sync.
             let both = self.arbiter.needs_both();
@@ -317,6 +334,7 @@ impl Control {
         self.told_witness_lost = None;
         self.disks.link_is_new();
         self.peer_lost_witness = false;
+        self.memory.forget_peer();
         self.end_operator_failover(Refused::PeerServes, out);
         if !self.arbiter.is_split() {
             self.end_override(Refused::PeerLinked, out);
@@ -350,6 +368,7 @@ impl Control {
         self.link_lost = Some(now.grantor);
         self.peer_lost_witness = false;
         self.peer_disk.link_is_gone(now);
+        self.memory.forget_peer();
         self.log(LogEntry::Link(false), out);
         self.arbiter.disconnected(Voter::Array(self.me.other()));
         self.secondary.forget();
@@ -362,7 +381,9 @@ impl Control {
     fn settle(&mut self, now: Now, members: &mut dyn Members, out: &mut Vec<Action>) {
         for _ in 0..PASSES_MAX {
             self.apply_chosen(now, members, out);
+            self.void_promise(now, members, out);
             self.apply_cut(members);
+            self.order_stability(now, members);
             self.sum = Sum::default();
             members.each(&mut |_, volume, _| self.sum.add(&volume.status()));
             self.note_mixture(out);
@@ -376,13 +397,17 @@ impl Control {
                 members.each(&mut |_, volume, _| volume.forgive_store());
             }
             self.tell_of_witness(now, out);
+            self.tell_of_taint(out);
             self.sessions(now, members, out);
             self.change_roles(now, members, out);
             self.watch_override(now, out);
             let env = self.environment(now);
             self.arbiter.set_environment(env);
             self.arbiter.tick(now, &mut self.pending);
-            let moved = self.publish(now, members, out);
+            self.taint_if_lost(now, out);
+            self.order_before_vote(now, members);
+            let moved = self.publish(now, members, out) || self.memory.stable != self.must_be_stable(now);
+            self.end_stop(out);
             if !self.emit(out) && !moved && self.settled_or_waits() {
                 break;
             }
@@ -453,6 +478,9 @@ impl Control {
         let cx = Context { now, lane: None };
         members.each(&mut |_, volume, out| volume.learned(&new, cx, out));
         self.gate_stale = true;
+        if is && old.lineage != new.lineage {
+            self.accept_loss(now, members);
+        }
         if !same_office {
             self.recovering_restart = false;
             self.draining = is;
@@ -528,12 +556,17 @@ impl Control {
             session_closed: !self.primary.is_up(),
             stalled: self.stalled,
             peer_lost_witness: self.peer_lost_witness,
+            memory: self.wants_mark(now),
+            unflushed: self.may_be_unflushed(),
+            peer_unflushed: self.peer_may_be_unflushed(),
+            peer_tainted: self.peer_is_tainted(),
+            flush_failed: self.sum.flush_failed,
         }
     }
 
     /// As secondary: the primary is not linked, or asks for no lease although it is.
     pub(super) fn primary_is_lost(&self, now: Now) -> bool {
-        self.link.is_none() || self.arbiter.primary_is_silent(now)
+        self.link.is_none() || self.arbiter.primary_is_silent(now) || self.peer_is_tainted()
     }
 
     fn intent(&self, now: Now) -> Option<Transition> {
@@ -542,6 +575,7 @@ impl Control {
         }
         if !self.is_primary() {
             let promote = self.primary_is_lost(now)
+                && (!self.arbiter.is_tainted() || mutation::on(Mutation::T13TaintedSecondaryPromoted))
                 && (self.is_both() || mutation::on(Mutation::R4StaleCopyPromoted))
                 && (!self.disk_is_bad() || mutation::on(Mutation::BadDiskPromoted))
                 && self.promotes_itself();
@@ -592,7 +626,7 @@ impl Control {
             Command::FailOver => self.fail_over(caller, now, out),
             Command::Override { stale } => self.begin_override(ticket, stale, now, out),
             Command::Discard => self.discard(out),
-            Command::HandOver => self.hand_over(caller, now),
+            Command::HandOver => self.leave_in_order(ticket, now),
             Command::Start => self.set_started(true, caller, now, out),
             Command::Stop => self.set_started(false, caller, now, out),
             Command::Remove => {

@@ -40,7 +40,7 @@ impl Control {
             let before = self.arbiter.lease_end().max(Some(self.gate.lease_end));
             until = until.min(before);
         }
-        let Some(lease_end) = until.filter(|_| !self.draining && !handing) else {
+        let Some(lease_end) = until.filter(|_| !self.draining && !handing && !self.flushes_first()) else {
             return self.held(self.hold_until, now);
         };
         if now.holder >= lease_end + FAILSAFE_HOLD {

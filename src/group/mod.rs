@@ -10,6 +10,7 @@ mod cut;
 mod disks;
 mod gate;
 mod liveness;
+mod memory;
 mod overriding;
 mod probe;
 mod runs;

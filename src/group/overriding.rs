@@ -39,7 +39,8 @@ impl Control {
         if self.serving {
             return Err(Refused::Serves);
         }
-        if !stale && !self.arbiter.chosen().holds(self.me) {
+        let whole = self.arbiter.chosen().holds(self.me) && !self.arbiter.is_tainted();
+        if !stale && !whole {
             return Err(Refused::MayBeStale);
         }
         if self.wanted.is_some() || self.changes.operator_failover {

@@ -142,6 +142,7 @@ impl Rig {
             timers: Timers::default(),
             boot,
             nonce: nonce(at, boot),
+            memory: crate::arbitration::MemoryId(nonce(at, boot).0),
             seed: 77 + boot,
         };
         One {
@@ -297,6 +298,7 @@ impl Rig {
             action,
             VolumeAction::Local { .. }
                 | VolumeAction::Compare { .. }
+                | VolumeAction::Sync { .. }
                 | VolumeAction::Apply { .. }
                 | VolumeAction::Copy { .. }
         );
@@ -313,7 +315,7 @@ impl Rig {
         let volume = &mut self.arrays[at].volume;
         let mut out = Vec::new();
         match action {
-            VolumeAction::Local { command } => volume.local_done(command, result, cx, &mut out),
+            VolumeAction::Local { command, .. } => volume.local_done(command, result, cx, &mut out),
             VolumeAction::Free { command } => volume.release(command),
             VolumeAction::PersistMap => {
                 let mut pages = Vec::new();
@@ -326,6 +328,7 @@ impl Rig {
                     volume.map_durable(generation, cx, &mut out);
                 }
             }
+            VolumeAction::Sync { sync } => volume.synced(sync, result, cx, &mut out),
             VolumeAction::Copy { copy, .. } => volume.copy_sent(copy, Ok(1), cx, &mut out),
             VolumeAction::Apply { apply, .. } => volume.applied(apply, result, cx, &mut out),
             VolumeAction::Poke => return self.event(at, Event::Poke),

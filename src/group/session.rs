@@ -130,6 +130,7 @@ impl Control {
             && mirrored
             && !self.arbiter.is_removed()
             && !self.arbiter.is_split()
+            && !(self.is_both() && (self.arbiter.is_tainted() || self.peer_is_tainted()))
             && !self.draining
             && !self.arbiter.voted_away()
             && self.changes.dropping.is_none()
@@ -143,6 +144,8 @@ impl Control {
         use crate::arbitration::Quorum;
         self.changes.role_change.is_some_and(|change| change.hand_over)
             && self.applied.quorum == Quorum::Majority
+            // What the peer took from memory is to reach its disk in this session (T13).
+            && !(self.peer_may_be_unflushed() && self.primary.is_up())
     }
 
     /// An own undecided vote for *drop*: the cut point is set, nothing is mirrored past it.
@@ -330,6 +333,7 @@ impl Control {
             }
             SessionMessage::WitnessLost(lost) => self.peer_lost_witness = lost,
             SessionMessage::DiskBad(bad) => self.peer_disk_is(bad, now, out),
+            SessionMessage::Tainted { epoch, tainted } => self.memory.peer_says(epoch, tainted),
             SessionMessage::Request { number, request } => self.requested(number, request, now, out),
             SessionMessage::Reply { number, result } => self.replied(number, result, out),
         }
@@ -364,6 +368,10 @@ impl Control {
         if self.disk_is_bad() {
             self.secondary.hello = None;
             return self.tell(SessionMessage::Decline { session, why: Decline::DiskBad }, out);
+        }
+        if self.is_both() && self.arbiter.is_tainted() {
+            self.secondary.hello = None;
+            return self.tell(SessionMessage::Decline { session, why: Decline::Tainted }, out);
         }
         let mut mine = Vec::new();
         members.each(&mut |volume, core, _| mine.push((volume, core.geometry().blocks)));

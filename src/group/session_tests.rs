@@ -71,7 +71,7 @@ impl Busy {
         for action in actions {
             let (volume, mut out) = (&mut self.volumes[at].1, Vec::new());
             match action {
-                VolumeAction::Local { command } => {
+                VolumeAction::Local { command, .. } => {
                     volume.local_done(command, StoreResult::Done, cx, &mut out);
                 }
                 VolumeAction::Free { command } => volume.release(command),
@@ -103,6 +103,7 @@ fn cut_between_volumes() -> bool {
         timers: Timers::default(),
         boot: 1,
         nonce: BootNonce([1; 16]),
+        memory: crate::arbitration::MemoryId([1; 16]),
         seed: 7,
     });
     let mut busy = Busy::new(&chosen, now);

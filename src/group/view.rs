@@ -58,6 +58,7 @@ impl Control {
             declined: self.primary.declined.filter(|_| primary),
             kept_out: self.peer_disk.keeps_out(now).filter(|_| primary && !self.is_both()),
             cut_changes: !self.cut_is_applied(),
+            promise_void: self.memory.void,
             session_up: if primary { self.primary.is_up() } else { self.secondary.accepted.is_some() },
         }
     }
@@ -156,8 +157,12 @@ impl Control {
                 Reason::Switching
             } else if !self.settled() {
                 Reason::Persisting
+            } else if self.arbiter.is_tainted() {
+                Reason::Tainted
             } else if self.draining {
                 Reason::Draining
+            } else if self.flushes_first() {
+                Reason::Flushing
             } else if self.arbiter.needs_no_lease() && !self.arbiter.has_contact() {
                 Reason::NoContact
             } else {
@@ -178,6 +183,8 @@ impl Control {
             Reason::Secondary
         } else if self.applied.quorum == Quorum::PrimaryAlone {
             Reason::PrimaryAlone
+        } else if self.arbiter.is_tainted() {
+            Reason::Tainted
         } else if !self.promotes_itself() {
             Reason::ManualFailover
         } else if !self.arbiter.start_wait_over(now) {

@@ -113,7 +113,9 @@ impl From<CommandError> for ApiError {
             CommandError::NoSuchTarget(_) => Self::new(404, 12, desc).about("targetName"),
             CommandError::Group(Refused::Started) => Self::new(403, 215, desc),
             CommandError::Peer { code: PeerRefusal::Missing, .. } => Self::new(404, 12, desc),
-            CommandError::Peer { .. } | CommandError::SizeMismatch { .. } => Self::new(409, 12, desc),
+            CommandError::Peer { .. }
+            | CommandError::SizeMismatch { .. }
+            | CommandError::PromiseMismatch { .. } => Self::new(409, 12, desc),
             // WSAPI refuses these with 403 (RCOPY_*); their numbers are not public, 13 is the
             // general one.
             CommandError::Group(_)

@@ -13,6 +13,7 @@ use super::Json;
 use super::error::ApiError;
 use super::server::{Api, object};
 use crate::array::NewVolume;
+use crate::mirror::WritePromise;
 use crate::store::objects::{Host, Objects, Provisioning, VirtualVolume, Vlun};
 
 const MIB: u64 = 1 << 20;
@@ -132,6 +133,7 @@ fn volume_json(objects: &Objects, volume: &VirtualVolume, used: u64) -> Json {
         "userSpace": {"reservedMiB": used / MIB, "usedMiB": used / MIB},
         "totalUsedMiB": used / MIB,
         "creationTimeSec": volume.created,
+        "writePromise": if volume.promise == WritePromise::Memory { "memory" } else { "stable" },
         "rcopyGroup": objects.group_of_volume(volume.uuid).map(|group| group.name.clone()),
     })
 }
@@ -172,6 +174,14 @@ async fn create_volume(State(api): State<Api>, body: Bytes) -> Result<Response, 
         path: optional_text(&members, "path")?.map(Into::into),
         full: flag(&members, "tpvv")? == Some(false),
         comment: optional_text(&members, "comment")?.unwrap_or_default(),
+        promise: match optional_text(&members, "writePromise")?.as_deref() {
+            None | Some("stable") => WritePromise::Stable,
+            Some("memory") => WritePromise::Memory,
+            Some(_) => {
+                let why = "the write promise is \"stable\" or \"memory\"";
+                return Err(ApiError::new(400, 12, why).about("writePromise"));
+            }
+        },
     };
     let volume = api.handle.create_volume(new).await?;
     Ok(created(format!("/api/v1/volumes/{}", volume.name)))

@@ -479,6 +479,7 @@ async fn picture(State(api): State<Api>) -> Result<axum::Json<Json>, ApiError> {
                     ("status".into(), state_name(view.state).into()),
                     ("serves".into(), view.reason.is_none().into()),
                     ("reason".into(), view.reason.map(|reason| reason.to_string()).into()),
+                    ("promiseVoid".into(), view.promise_void.into()),
                     ("inSync".into(), (view.in_sync == InSync::Both).into()),
                     ("sync".into(), sync_name(&view).into()),
                     ("regionsLeft".into(), left.into()),

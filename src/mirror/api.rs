@@ -16,6 +16,17 @@ pub struct Geometry {
     pub blocks: u64,
 }
 
+/// What a volume promises of a write that it answered (DESIGN §4 *write promise*).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WritePromise {
+    /// It is on stable storage, on every copy in sync.
+    #[default]
+    Stable,
+    /// Both arrays hold it in memory, as a mirrored cache; on stable storage after a flush. An array
+    /// alone in sync holds it on stable storage all the same.
+    Memory,
+}
+
 /// Logical blocks in one region of the dirty map (1 MiB).
 pub const REGION_BLOCKS: u64 = 2048;
 
@@ -39,6 +50,9 @@ pub struct Limits {
     pub active_regions: u32,
     /// How long an idle region stays marked active.
     pub activity_linger: Duration,
+    /// Write promise *memory*: most bytes that this store holds in memory and not on its disk. Past it
+    /// writes are stable. It bounds how long the flush takes that comes before *drop* and *promote*.
+    pub unflushed_bytes: u64,
 }
 
 impl Limits {
@@ -56,7 +70,13 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { commands: 1024, copies: 4, active_regions: 1024, activity_linger: Duration::from_secs(4) }
+        Self {
+            commands: 1024,
+            copies: 4,
+            active_regions: 1024,
+            activity_linger: Duration::from_secs(4),
+            unflushed_bytes: 32 << 20,
+        }
     }
 }
 
@@ -84,6 +104,10 @@ pub struct CopyId {
     pub(super) slot: u32,
     pub(super) generation: u32,
 }
+
+/// A flush of this array's store that no command asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncId(pub(super) u32);
 
 impl CommandId {
     /// The whole id as one number, for a shell that hands it out as a ticket.
@@ -147,6 +171,8 @@ pub struct FrameHeader {
     pub sequence: u64,
     pub op: Op,
     pub extent: Extent,
+    /// The frame may be acknowledged as soon as the peer's memory holds it; else its disk must.
+    pub memory: bool,
 }
 
 impl FrameHeader {
@@ -182,13 +208,19 @@ pub enum CopyKind {
 /// What the shell must do, in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VolumeAction {
-    /// Do the command's I/O on this array's store (stable when it writes); then `local_done`.
+    /// Do the command's I/O on this array's store; then `local_done`. `stable`: a write must be on
+    /// stable storage by then; else what it wrote may be lost until the next flush.
     /// A CompareAndWrite comes first as `Compare` and, when equal, again as `Local`.
-    Local { command: CommandId },
+    Local { command: CommandId, stable: bool },
     /// Read and compare only; then `local_done` with `Done` or `Differs`.
     Compare { command: CommandId },
     /// Send the command's data on `lane`; the peer's answer comes back through `mirror_acked`.
     Mirror { command: CommandId, lane: LaneId, header: FrameHeader },
+    /// Flush this array's store: all that was reported done before is on stable storage afterwards; then
+    /// `synced`.
+    Sync { sync: SyncId },
+    /// Send the header on `lane`: the peer is to flush its store. Its answer comes through `mirror_acked`.
+    MirrorSync { lane: LaneId, header: FrameHeader },
     /// What the command reads cannot be read here: ask the peer for the header's extent on `lane`
     /// (`Op::Read`). Its blocks come back through `fetched`, or through `mirror_acked` when it has
     /// none to give.
@@ -217,9 +249,9 @@ pub enum VolumeAction {
     /// Verify, recovery: ask the peer for the header's extent on `lane` (`Op::Read`); its blocks come back
     /// through `blocks_given` (or `mirror_acked`).
     AskBlocks { lane: LaneId, header: FrameHeader },
-    /// Secondary: write the frame's payload to this copy (stable), then `applied`. `Op::Read`: read
-    /// the extent and keep what was read, then `applied`.
-    Apply { apply: ApplyId, lane: LaneId, header: FrameHeader },
+    /// Secondary: write the frame's payload to this copy (`stable` as with `Local`), then `applied`.
+    /// `Op::Read`: read the extent and keep what was read; `Op::Flush`: flush the store; then `applied`.
+    Apply { apply: ApplyId, lane: LaneId, header: FrameHeader, stable: bool },
     /// Secondary: the frame will not be applied (its session is over): drop its payload.
     Discard { apply: ApplyId },
     /// Secondary: tell the primary on `lane` how the frame ended. `None`: refused, another session
@@ -272,4 +304,12 @@ pub struct Status {
     pub store_failed: bool,
     /// What a frame is about to overwrite cannot be kept (F14).
     pub unkept: bool,
+    /// The volume's write promise is *memory*.
+    pub memory: bool,
+    /// This store took something that may not be on its disk yet.
+    pub unflushed_here: bool,
+    /// A flush of this store failed: what its memory held may be nowhere.
+    pub flush_failed: bool,
+    /// As primary: the peer may have acknowledged something that is not on its disk yet.
+    pub unflushed_there: bool,
 }

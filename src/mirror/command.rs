@@ -50,8 +50,11 @@ pub(super) enum Mirror {
         sequence: u64,
         lane: LaneId,
         at: Time,
+        /// The peer may answer from its memory.
+        memory: bool,
     },
-    /// Of a write; `Done` outlives the session: the peer has it on stable storage.
+    /// Of a write; `Done` outlives the session: the peer holds it, as durably as was asked for. (Within one {A,B} the
+    /// peer is one life of one process: another one is dropped, rule 16.)
     Acked(StoreResult),
 }
 
@@ -90,6 +93,12 @@ pub(super) struct Command {
     pub asks: Extent,
     /// The peer cannot give all of it: it is asked piece by piece.
     pub piecewise: bool,
+    /// Its write is under way here and need not be stable.
+    pub in_memory: bool,
+    /// A flush that reaches both disks.
+    pub flushes_both: bool,
+    /// A flush: what it covers here and at the peer.
+    pub covers: [u64; 2],
 }
 
 impl Command {
@@ -119,6 +128,9 @@ impl Command {
         fetched: false,
         asks: Extent::new(0, 0),
         piecewise: false,
+        in_memory: false,
+        flushes_both: false,
+        covers: [0; 2],
     };
 
     pub const fn is_live(&self) -> bool {
@@ -148,9 +160,11 @@ impl Command {
             || (matches!(self.stage, Stage::Running) && self.local.is_none())
     }
 
-    /// A write that was issued and is still in flight: what a session must carry.
+    /// A write (or flush of both disks) that was issued and is still in flight: what a session must carry.
     pub const fn must_be_mirrored(&self) -> bool {
-        matches!(self.stage, Stage::Running) && self.op.writes() && self.decided.is_none()
+        matches!(self.stage, Stage::Running)
+            && (self.op.writes() || self.flushes_both)
+            && self.decided.is_none()
     }
 }
 

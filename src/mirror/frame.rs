@@ -2,7 +2,7 @@
 //! payload. Pure: bytes in, words out; the caller owns sockets and buffers.
 //!
 //! ```text
-//!   0 magic 4        4 version 1      5 readable from 1   6 kind 1   7 flags 1 (zero)
+//!   0 magic 4        4 version 1      5 readable from 1   6 kind 1   7 flags 1
 //!   8 payload length 4               12 op 1, zero 3
 //!  16 group 16      32 volume 16
 //!  48 lineage counter 4, zero 4      56 lineage id 8     64 tenure epoch 8
@@ -11,7 +11,8 @@
 //! 112 CRC32C of the payload 4      116 zero 8           124 CRC32C of bytes 0..124 4
 //! ```
 //!
-//! The header's checksum is tested before any of its lengths is believed.
+//! Flag 1 of a data frame: the receiver may acknowledge it from its memory (a reader that does not know
+//! the flag makes it stable). The header's checksum is tested before any of its lengths is believed.
 
 use crate::arbitration::{Epoch, GroupId, Lineage, Side, Tenure};
 use crate::block::{BLOCK, Extent, Op, StoreResult};
@@ -26,11 +27,13 @@ pub const PAYLOAD_MAX: u32 = 32 << 20;
 /// Most answers in one frame: as many as a busy lane gathers between two writes.
 pub const ACKS_MAX: usize = 1024;
 /// Version written here, and the oldest that is spoken. 2: questions for digests (verify), which are
-/// put only to an array that speaks it; all else a reader of version 1 understands.
+/// put only to an array that speaks it, and flushes (write promise *memory*), which an older reader
+/// refuses by name; all else a reader of version 1 understands.
 pub const VERSION: u8 = 2;
 pub const OLDEST: u8 = 1;
 /// The first version that knows questions for digests.
 pub const KNOWS_SUMS: u8 = 2;
+const KNOWS_FLUSH: u8 = 2;
 const READABLE_FROM: u8 = 1;
 
 const MAGIC: [u8; 4] = *b"tLan";
@@ -49,6 +52,8 @@ const KIND_GIVEN: u8 = 6;
 const KIND_ASK_SUMS: u8 = 7;
 const KIND_SUMS: u8 = 8;
 const SUM_LEN: usize = size_of::<Sum>();
+
+const FLAG_MEMORY: u8 = 1;
 
 /// First frame on a lane, from both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,6 +214,10 @@ fn encode_addressed(
     volume: VolumeId,
     header: &FrameHeader,
 ) -> [u8; HEADER_LEN] {
+    bytes[7] = if header.memory { FLAG_MEMORY } else { 0 };
+    if header.op == Op::Flush {
+        bytes[5] = KNOWS_FLUSH;
+    }
     bytes[12] = op_code(header.op);
     bytes[16..32].copy_from_slice(&group.0);
     bytes[32..48].copy_from_slice(&volume.0);
@@ -319,6 +328,7 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Announcement, FrameErro
                 sequence: u64_at(bytes, 104),
                 op,
                 extent,
+                memory: bytes[7] & FLAG_MEMORY != 0,
             };
             match kind {
                 KIND_GIVEN => {
@@ -418,8 +428,8 @@ fn data_len(op: Op, extent: Extent) -> Option<u64> {
     match op {
         Op::Write => Some(extent.bytes()),
         Op::WriteSame => Some(u64::from(BLOCK)),
-        Op::WriteZeroes | Op::Unmap | Op::Read => Some(0),
-        Op::Flush | Op::CompareAndWrite => None,
+        Op::WriteZeroes | Op::Unmap | Op::Read | Op::Flush => Some(0),
+        Op::CompareAndWrite => None,
     }
 }
 
@@ -460,7 +470,8 @@ const fn op_code(op: Op) -> u8 {
         Op::WriteZeroes => 3,
         Op::Unmap => 4,
         Op::Read => 5,
-        Op::Flush | Op::CompareAndWrite => 0,
+        Op::Flush => 6,
+        Op::CompareAndWrite => 0,
     }
 }
 
@@ -471,6 +482,7 @@ const fn op_from(code: u8) -> Result<Op, FrameError> {
         3 => Ok(Op::WriteZeroes),
         4 => Ok(Op::Unmap),
         5 => Ok(Op::Read),
+        6 => Ok(Op::Flush),
         code => Err(FrameError::Op(code)),
     }
 }
@@ -539,6 +551,7 @@ mod tests {
             sequence,
             op,
             extent: Extent::new(lba, blocks),
+            memory: sequence % 2 == 1,
         }
     }
 
@@ -552,7 +565,7 @@ mod tests {
     }
 
     fn op() -> impl Strategy<Value = Op> {
-        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read])
+        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read, Op::Flush])
     }
 
     fn ack() -> impl Strategy<Value = Ack> {
@@ -674,9 +687,11 @@ mod tests {
     }
 
     #[test]
-    fn all_but_questions_for_digests_is_readable_by_the_first_version() {
+    fn all_but_flushes_and_questions_for_digests_is_readable_by_the_first_version() {
         let (_, bytes) = data(Op::Read, 0, 8, 1);
         assert_eq!(bytes[4..6], [VERSION, 1]);
+        let (_, flush) = data(Op::Flush, 0, 0, 1);
+        assert_eq!(flush[4..6], [VERSION, 2], "and flushes");
         assert_eq!(encode_sign(true)[5], 1);
     }
 

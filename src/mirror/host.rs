@@ -34,6 +34,7 @@ impl Volume {
         }
         let slot = self.commands.take(self.limits.commands).ok_or(Refusal::Busy)?;
         let (arrived, tenure) = (self.tick_clock(), self.gate.tenure);
+        let flushes_both = request.op == Op::Flush && self.is_memory() && self.group.is_some();
         let command = self.commands.get(slot);
         command.stage = Stage::Parked;
         command.arrived = arrived;
@@ -41,6 +42,7 @@ impl Volume {
         command.extent = request.extent;
         command.held = request.extent.physical();
         command.tenure = tenure;
+        command.flushes_both = flushes_both;
         if mutation::on(Mutation::R8LogicalOverlap) {
             command.held = request.extent;
         }
@@ -198,8 +200,18 @@ impl Volume {
         let issued = self.commands.get(slot);
         issued.stage = Stage::Running;
         issued.issued = cx.now.grantor;
+        let memory = self.may_stay_in_memory();
+        let covers = self.unflushed.written();
+        let issued = self.commands.get(slot);
+        let (op, extent) = (issued.op, issued.extent);
+        issued.covers[0] = covers;
+        issued.in_memory = memory && op.writes();
+        let stable = !issued.in_memory;
+        if issued.in_memory {
+            self.unflushed.begin(op, extent, cx.now.grantor);
+        }
         let command = self.commands.id(slot);
-        out.push(VolumeAction::Local { command });
+        out.push(VolumeAction::Local { command, stable });
         if self.commands.at(slot).must_be_mirrored() {
             self.send(slot, cx, out);
         }
@@ -222,6 +234,7 @@ impl Volume {
             Stage::Mending => self.mended(slot, result, cx, out),
             Stage::Running if local.is_none() => {
                 self.commands.get(slot).local = Some(result);
+                self.took_in_memory(slot, result, cx);
                 if mutation::on(Mutation::T12ActivityClearedEarly) {
                     self.unmark_at_once(slot);
                 }
@@ -231,6 +244,17 @@ impl Volume {
         }
         self.poke_if_drained(tenure != self.gate.tenure || !self.is_primary(), out);
         self.settle(cx, out);
+    }
+
+    /// What the end of a command's I/O means for what is in memory here.
+    fn took_in_memory(&mut self, slot: u32, result: StoreResult, cx: Context) {
+        let command = self.commands.get(slot);
+        let (op, extent, covers) = (command.op, command.extent, command.covers[0]);
+        if core::mem::take(&mut command.in_memory) {
+            self.unflushed.end(op, extent);
+        } else if op == Op::Flush {
+            self.flushed_here(covers, result, cx.now.grantor);
+        }
     }
 
     /// I/O of an older tenure or session is over: control may be waiting for the last of it.
@@ -316,7 +340,15 @@ impl Volume {
                     return self.unreadable(slot, cx, out);
                 }
             }
-            let outcome = read_outcome(op, result);
+            if self.flush_waits_for_peer(slot) {
+                return;
+            }
+            // A flush in the background failed: the host that asks for one is told, once where nobody else can be.
+            let lost = op == Op::Flush && self.unflushed.has_failed();
+            if lost && self.group.is_none() {
+                self.unflushed.made_anew();
+            }
+            let outcome = read_outcome(op, if lost { StoreResult::Failed } else { result });
             if outcome != Outcome::Good {
                 self.store_has_failed(cx, out);
             }
@@ -365,6 +397,19 @@ impl Volume {
         } else {
             self.conclude(slot, write_outcome(result), cx, out);
         }
+    }
+
+    /// A flush of both disks is done here, and the peer has not confirmed its own. Once the peer is
+    /// dropped this disk alone counts, and holds everything.
+    fn flush_waits_for_peer(&self, slot: u32) -> bool {
+        let &Command { local, mirror, flushes_both, tenure, .. } = self.commands.at(slot);
+        let office = self.is_primary() && self.tenure() == Some(tenure);
+        flushes_both
+            && office
+            && local == Some(StoreResult::Done)
+            && self.needs_both()
+            && mirror != Mirror::Acked(StoreResult::Done)
+            && !mutation::on(Mutation::T13FuaHereOnly)
     }
 
     fn mark_dirty(&mut self, slot: u32) {
@@ -506,6 +551,10 @@ impl Volume {
     pub(super) fn retire(&mut self, region: u64) {
         if self.recovering.contains(region) {
             return;
+        }
+        let memory = self.is_memory() && self.is_primary() && !self.is_alone();
+        if memory && !mutation::on(Mutation::T13ActivityClearedUnflushed) {
+            return self.unflushed.retire(region);
         }
         self.map.clear_active(region);
         if self.is_alone() && !self.must_copy.contains(region) {

@@ -79,8 +79,9 @@ impl Volume {
         let Some(session) = &mut self.session else { return };
         let Some(lane) = session.pick(cx.lane) else { return };
         let sequence = session.sequence(u64::from(slot));
-        let header = FrameHeader { tenure, session: session.id, sequence, op: Op::Read, extent };
-        self.commands.get(slot).mirror = Mirror::Sent { sequence, lane, at: cx.now.grantor };
+        let header =
+            FrameHeader { tenure, session: session.id, sequence, op: Op::Read, extent, memory: false };
+        self.commands.get(slot).mirror = Mirror::Sent { sequence, lane, at: cx.now.grantor, memory: false };
         let command = self.commands.id(slot);
         out.push(VolumeAction::Fetch { command, lane, header });
     }
@@ -204,7 +205,7 @@ impl Volume {
         command.mirror = Mirror::Unsent;
         command.issued = cx.now.grantor;
         let command = self.commands.id(slot);
-        out.push(if reads { VolumeAction::Local { command } } else { VolumeAction::Compare { command } });
+        out.push(if reads { VolumeAction::Local { command, stable: false } } else { VolumeAction::Compare { command } });
     }
 }
 

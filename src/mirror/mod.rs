@@ -21,6 +21,7 @@ mod recover;
 mod regions;
 mod secondary;
 mod session;
+mod unflushed;
 mod verify;
 mod volume;
 
@@ -31,7 +32,7 @@ mod tests;
 
 pub use api::{
     ApplyId, CommandId, Context, CopyFailed, CopyId, CopyKind, FrameHeader, Geometry, LaneId, Limits,
-    MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, VolumeAction, VolumeId,
+    MapGeneration, REGION_BLOCKS, RegionRun, SessionId, Status, SyncId, VolumeAction, VolumeId, WritePromise,
 };
 pub use findings::{
     DIFFERENCES_MAX, Difference, Finding, PIECE_BLOCKS, Sum, VerifyEnd, VerifyRefused, VerifyReport,

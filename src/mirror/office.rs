@@ -21,6 +21,8 @@ impl Volume {
     /// `Status::map_pending` is false.
     pub fn enrol(&mut self, me: Side, config: &Config, full: bool, cx: Context, out: &mut Vec<VolumeAction>) {
         self.group = Some(Membership { me, config: *config });
+        self.unflushed.set_stable(true);
+        self.unflushed.made_anew();
         let tenure = config.tenure();
         let hold_until = cx.now.grantor + ENROL_HOLD;
         self.gate = Gate { tenure, mode: Mode::Held, lease_end: Time::ZERO, hold_until };
@@ -72,6 +74,8 @@ impl Volume {
         self.end_session();
         self.end_applies(out);
         self.group = None;
+        self.unflushed.set_stable(true);
+        self.unflushed.forget_peer();
         self.gate = Gate::solitary();
         self.joining = false;
         self.barrier = 0;
@@ -105,6 +109,9 @@ impl Volume {
         if old == *new {
             return;
         }
+        if old.in_sync != new.in_sync || old.tenure() != new.tenure() {
+            self.unflushed.forget_peer();
+        }
         let same_tenure = old.tenure() == new.tenure();
         let was = old.primary == me;
         let is = new.primary == me;
@@ -135,9 +142,13 @@ impl Volume {
                 _ => {}
             }
         }
+        if !is && new.in_sync == InSync::Primary {
+            self.unflushed.made_anew(); // it will be: what it may lack is out of sync
+        }
         // In sync as secondary, by this very step: whatever the maps say was copied.
         let was_in_sync_secondary = !was && same_tenure && old.in_sync == InSync::Both;
         if !is && new.in_sync == InSync::Both && !was_in_sync_secondary {
+            self.unflushed.made_anew();
             self.map.clear_all_activity();
             self.map.clear_all_out_of_sync();
         }
@@ -210,6 +221,7 @@ impl Volume {
             return;
         }
         if both {
+            self.unflushed.forget_what_peer_flushed();
             self.joining = self.is_alone();
             self.plan_owed = self.joining;
             if self.joining {

@@ -29,6 +29,10 @@ struct Apply {
     /// Of the session in force when it came, counted here; an old one's frames carry another.
     life: u64,
     arrived: u64,
+    /// It is under way here and need not be stable.
+    in_memory: bool,
+    /// A flush: what it covers.
+    covers: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +101,9 @@ impl Applies {
             self.index.overlapping(held, &mut self.overlaps);
         }
         let blockers = u32::try_from(self.overlaps.len()).unwrap_or(u32::MAX);
-        self.index.insert(slot, held);
+        if held.blocks != 0 {
+            self.index.insert(slot, held);
+        }
         self.arrivals += 1;
         let generation = self.slots.get(slot as usize).map_or(0, |old| old.generation);
         let apply = Apply {
@@ -108,6 +114,8 @@ impl Applies {
             held,
             life: self.life,
             arrived: self.arrivals,
+            in_memory: false,
+            covers: 0,
         };
         match self.slots.get_mut(slot as usize) {
             Some(place) => *place = apply,
@@ -120,7 +128,9 @@ impl Applies {
     fn leave(&mut self, slot: u32) {
         let Apply { held, arrived, .. } = self.slots[slot as usize];
         self.slots[slot as usize].state = State::Vacant;
-        self.index.remove(slot);
+        if held.blocks != 0 {
+            self.index.remove(slot);
+        }
         self.free.push(slot);
         if mutation::on(Mutation::R8AppliesOverlap) {
             return;
@@ -176,14 +186,16 @@ impl Volume {
         }
         let (accepted_tenure, session) = accepted.unwrap_or_default();
         let end = header.extent.lba.checked_add(header.extent.blocks);
-        let inside = header.extent.blocks != 0 && end.is_some_and(|end| end <= self.geometry().blocks);
+        let flush = header.op == Op::Flush;
+        let inside =
+            (header.extent.blocks != 0) != flush && end.is_some_and(|end| end <= self.geometry().blocks);
         let wrong_tenure = header.tenure != tenure || header.tenure != accepted_tenure;
         if mutation::on(Mutation::R5TenureNotFenced) && wrong_tenure && inside {
             return true;
         }
         !self.is_primary()
             && !wrong_tenure
-            && !matches!(header.op, Op::CompareAndWrite | Op::Flush)
+            && header.op != Op::CompareAndWrite
             && (header.op != Op::Read || header.extent.blocks <= Limits::FETCH_BLOCKS_MAX)
             && inside
             && (header.session == session || mutation::on(Mutation::T11OldSessionTaken))
@@ -191,16 +203,24 @@ impl Volume {
 
     fn apply(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let id = self.applies.id(slot);
+        let (may, covers) = (self.may_stay_in_memory(), self.unflushed.written());
         let apply = &mut self.applies.slots[slot as usize];
+        let header = apply.header;
         apply.state = State::Running(cx.now.grantor);
+        apply.in_memory = may && header.memory && header.op.writes();
+        apply.covers = covers;
+        if apply.in_memory {
+            self.unflushed.begin(header.op, header.extent, cx.now.grantor);
+        }
         self.applies.running += 1;
         self.applies.running_now += 1;
-        out.push(VolumeAction::Apply { apply: id, lane: apply.lane, header: apply.header });
+        let stable = !apply.in_memory;
+        out.push(VolumeAction::Apply { apply: id, lane: apply.lane, header, stable });
     }
 
     /// The I/O of an `Apply` action is over (stable).
     pub fn applied(&mut self, apply: ApplyId, result: StoreResult, cx: Context, out: &mut Vec<VolumeAction>) {
-        let Some(&Apply { generation, state, lane, header, life, .. }) =
+        let Some(&Apply { generation, state, lane, header, life, in_memory, covers, .. }) =
             self.applies.slots.get(apply.slot as usize)
         else {
             return;
@@ -209,6 +229,13 @@ impl Volume {
             return;
         }
         let current = life == self.applies.life;
+        if in_memory {
+            self.unflushed.end(header.op, header.extent);
+        } else if header.op == Op::Flush {
+            self.flushed_here(covers, result, cx.now.grantor);
+        }
+        // Nothing that comes after a flush that failed is taken for held.
+        let result = if self.unflushed.has_failed() { StoreResult::Failed } else { result };
         self.applies.leave(apply.slot);
         self.applies.running -= 1;
         if current {

@@ -7,6 +7,7 @@ use crate::time::Time;
 use super::api::{Context, FrameHeader, LaneId, RegionRun, SessionId, VolumeAction};
 use super::command::{Command, Mirror, Stage};
 use super::copy::COPY_BIT;
+use super::unflushed::FLUSH_BIT;
 use super::volume::Volume;
 
 /// A sequence is a counter above these bits; below them lies what it is the sequence of: a
@@ -116,13 +117,18 @@ impl Volume {
         if mirror != Mirror::Unsent || !self.is_primary() {
             return;
         }
+        let memory = op.writes() && self.may_stay_in_peers_memory();
+        let there = self.unflushed.there_written();
         let Some(session) = &mut self.session else { return };
         let Some(lane) = session.pick(cx.lane) else { return };
         let sequence = session.sequence(u64::from(slot));
         // The comparison was made here: only its write is mirrored.
         let op = if op == Op::CompareAndWrite { Op::Write } else { op };
-        let header = FrameHeader { tenure, session: session.id, sequence, op, extent };
-        self.commands.get(slot).mirror = Mirror::Sent { sequence, lane, at: cx.now.grantor };
+        let extent = if op == Op::Flush { Extent::new(0, 0) } else { extent };
+        let header = FrameHeader { tenure, session: session.id, sequence, op, extent, memory };
+        let command = self.commands.get(slot);
+        command.covers[1] = there;
+        command.mirror = Mirror::Sent { sequence, lane, at: cx.now.grantor, memory };
         let command = self.commands.id(slot);
         out.push(VolumeAction::Mirror { command, lane, header });
     }
@@ -138,7 +144,8 @@ impl Volume {
         let session = self.session.as_mut()?;
         let lane = session.pick(cx.lane)?;
         let sequence = session.sequence(COPY_BIT | u64::from(copy) << super::copy::FRAME_BITS);
-        Some((lane, FrameHeader { tenure, session: session.id, sequence, op: Op::Write, extent }))
+        let (op, memory) = (Op::Write, false);
+        Some((lane, FrameHeader { tenure, session: session.id, sequence, op, extent, memory }))
     }
 
     pub(super) fn can_send(&self) -> bool {
@@ -164,6 +171,8 @@ impl Volume {
         let target = sequence & TARGET_MASK;
         if target & COPY_BIT != 0 {
             self.copy_acked(sequence, target & !COPY_BIT, result, cx, out);
+        } else if target & FLUSH_BIT != 0 {
+            self.peer_flushed(sequence, result, out);
         } else {
             let slot = u32::try_from(target).unwrap_or(u32::MAX);
             let command = self.commands.find_slot(slot);
@@ -175,9 +184,16 @@ impl Volume {
                 self.not_given(slot, cx, out);
                 return self.settle(cx, out);
             }
-            self.commands.get(slot).mirror = Mirror::Acked(result);
+            let command = self.commands.get(slot);
+            let memory = matches!(command.mirror, Mirror::Sent { memory: true, .. });
+            let flushed = (command.op == Op::Flush).then_some(command.covers[1]);
+            command.mirror = Mirror::Acked(result);
             if result != StoreResult::Done {
                 self.peer_has_failed(out);
+            } else if let Some(upto) = flushed {
+                self.unflushed.flushed_there(upto);
+            } else if memory {
+                self.unflushed.acknowledged();
             }
             self.evaluate(slot, cx, out);
         }
@@ -214,6 +230,7 @@ impl Volume {
         }
         self.peer_failed = false;
         self.peer_refused = false;
+        self.unflushed.end_session();
         let order = self.in_order();
         for &slot in &order {
             let command = self.commands.get(slot);
@@ -242,7 +259,7 @@ impl Volume {
         let Some(session) = &mut self.session else { return false };
         session.lanes.retain(|up| *up != lane);
         let waits = |command: &Command| matches!(command.mirror, Mirror::Sent { lane: on, .. } if on == lane);
-        self.commands.iter_live().any(waits) || self.copies.wait_on(lane)
+        self.commands.iter_live().any(waits) || self.copies.wait_on(lane) || self.unflushed.waits_on(lane)
     }
 
     /// Guard of *join* (under the lock): nothing dirty or recovering, every started write sent in
@@ -282,7 +299,10 @@ impl Volume {
     /// next `Poke`.
     pub fn clear_activity(&mut self, cx: Context, out: &mut Vec<VolumeAction>) -> bool {
         let busy = self.commands.iter_live().any(Command::in_flight) || !self.recovering.is_empty();
-        if busy || self.gate.may_start(cx.now) {
+        // T13: both disks hold what the bits stand for.
+        let unflushed = self.is_memory() && (self.unflushed.here() || self.unflushed_there());
+        let unflushed = unflushed && !mutation::on(Mutation::T13SwitchUnflushed);
+        if busy || unflushed || self.gate.may_start(cx.now) {
             return false;
         }
         self.active.clear();

@@ -21,6 +21,7 @@ use super::overlap::OverlapIndex;
 use super::regions::RegionSet;
 use super::secondary::Applies;
 use super::session::Session;
+use super::unflushed::Unflushed;
 use super::verify::Verify;
 
 /// How long commands wait for a lease that ran out before anything else was decided: as long as a
@@ -63,6 +64,7 @@ pub struct Volume {
     pub(super) session: Option<Session>,
     pub(super) applies: Applies,
     pub(super) before: Before,
+    pub(super) unflushed: Unflushed,
     /// The newest verify of this life.
     pub(super) verify: Option<Verify>,
     /// A join was allowed or voted: answers need both copies although {me} is chosen (T4).
@@ -140,13 +142,14 @@ impl Volume {
             active: ActiveSet::new(limits.active_regions),
             must_copy: none.clone(),
             failed_here: none.clone(),
-            recovering: none,
+            recovering: none.clone(),
             lost: BTreeSet::new(),
             lost_until: None,
             copies: Copies::new(limits.copies),
             session: None,
             applies: Applies::new(),
             before: Before::default(),
+            unflushed: Unflushed::new(none.regions(), limits.unflushed_bytes),
             verify: None,
             joining: false,
             plan_owed: false,
@@ -176,6 +179,7 @@ impl Volume {
         for set in [&mut self.must_copy, &mut self.recovering, &mut self.failed_here] {
             set.grow(regions);
         }
+        self.unflushed.grow(regions);
     }
 
     pub const fn geometry(&self) -> Geometry {
@@ -446,7 +450,7 @@ impl Volume {
         let retry = self.copies.next_retry();
         let give_in = self.awaited_hand_over().filter(|_| !self.failed_here.is_empty());
         let lost = self.lost_until.filter(|_| !self.lost.is_empty());
-        [hold, expiry, lazy, retry, give_in, lost].into_iter().flatten().min()
+        [hold, expiry, lazy, retry, give_in, lost, self.flush_timeout()].into_iter().flatten().min()
     }
 
     fn someone_is_held(&self) -> bool {
@@ -467,6 +471,10 @@ impl Volume {
             peer_refused: self.peer_refused,
             store_failed: self.store_failed.is_some(),
             unkept: self.is_unkept(),
+            memory: self.is_memory(),
+            flush_failed: self.unflushed.has_failed(),
+            unflushed_here: self.unflushed.here(),
+            unflushed_there: self.unflushed_there(),
             ..Status::default()
         };
         let primary = self.is_primary() || self.group.is_none();
@@ -486,6 +494,9 @@ impl Volume {
                 _ => {}
             }
         }
+        status.store_io += u32::from(self.unflushed.oldest_flush().is_some());
+        status.oldest_store_io = Self::oldest(status.oldest_store_io, self.unflushed.oldest_flush());
+        status.oldest_unacked = Self::oldest(status.oldest_unacked, self.unflushed.oldest_asked());
         self.copies.add_to(&mut status);
         status.store_io += self.applies.running();
         status.store_io_old += self.applies.running_old() + u32::from(self.is_rolling_back());
@@ -511,6 +522,7 @@ impl Volume {
                 break;
             }
         }
+        self.pump_flushes(cx, out);
         if !self.map.changed() {
             self.map_lazy_since = None;
         } else if self.map_lazy_since.is_none() && !self.map_requested && !self.map_urgent {

@@ -464,6 +464,14 @@ impl DataFile {
         self.inner.device
     }
 
+    /// Everything written before is on stable storage. Blocks.
+    ///
+    /// # Errors
+    /// The system's: what was not on stable storage may be lost.
+    pub fn flush(&self) -> io::Result<()> {
+        self.inner.lock.sync_data()
+    }
+
     /// Reads and writes go past the page cache.
     pub fn is_direct(&self) -> bool {
         self.inner.raw.direct().is_some()

@@ -10,7 +10,7 @@ use std::task;
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Request, StoreResult};
 use crate::mirror::{CopyFailed, FrameHeader, Limits, VolumeId, frame};
-use crate::store::{Durability, Handle};
+use crate::store::Handle;
 use crate::sys::buffer::Buffer;
 
 use super::lane::{LaneFrame, LaneOut};
@@ -175,6 +175,16 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.lent(apply, read, effects)
             });
         }
+        Work::Sync { sync } => {
+            let Some(handle) = thread.handle(volume) else {
+                volume.synced(sync, StoreResult::Failed, next);
+                return;
+            };
+            run(volume, &handle, handle.is_inline(), next, |volume, handle| async move {
+                let result = handle.flush().await;
+                move |effects: &mut Effects| volume.synced(sync, result, effects)
+            });
+        }
         Work::Mend { command, extent, data } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.mended(command, StoreResult::Failed, next);
@@ -185,7 +195,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.mended(command, result, effects)
             });
         }
-        Work::Local { command, request, data } => {
+        Work::Local { command, request, data, durability } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.local_done(command, StoreResult::Failed, None, next);
                 return;
@@ -208,7 +218,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 note_written();
             }
             run(volume, &handle, handle.is_inline_for(request), next, |volume, handle| async move {
-                let result = handle.execute(request, &data, Durability::Stable).await;
+                let result = handle.execute(request, &data, durability).await;
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
         }
@@ -222,7 +232,7 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.local_done(command, result, None, effects)
             });
         }
-        Work::Apply { apply, header, data, keep } => {
+        Work::Apply { apply, header, data, keep, durability } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.applied(apply, StoreResult::Failed, next);
                 return;
@@ -237,11 +247,11 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                     None => Ok(()),
                 };
                 let mut result = match kept {
-                    Ok(()) => handle.execute(request, &data, Durability::Stable).await,
+                    Ok(()) => handle.execute(request, &data, durability).await,
                     Err(failed) => failed,
                 };
                 if result == StoreResult::NoSpace && keep.is_some() && volume.give_image_up().await {
-                    result = handle.execute(request, &data, Durability::Stable).await;
+                    result = handle.execute(request, &data, durability).await;
                 }
                 move |effects: &mut Effects| volume.applied(apply, result, effects)
             });

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::arbitration::GroupId;
 use crate::block::{BLOCK, Extent, Op, Outcome, Request, StoreResult};
 use crate::mirror::{
-    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, Sum, VolumeAction,
-    VolumeId, Weighing,
+    self, ApplyId, CommandId, Context, CopyFailed, CopyId, FrameHeader, LaneId, SessionId, Sum, SyncId,
+    VolumeAction, VolumeId, Weighing,
 };
-use crate::store::DataFile;
+use crate::store::{DataFile, Durability};
 use crate::sys::buffer::Buffer;
 use crate::sys::clock;
 use crate::time::Time;
@@ -335,6 +335,10 @@ impl Volume {
         });
     }
 
+    pub(super) fn synced(&self, sync: SyncId, result: StoreResult, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| inner.core.synced(sync, result, context, out));
+    }
+
     pub(super) fn copy_sent(&self, copy: CopyId, frames: Result<u32, CopyFailed>, effects: &mut Effects) {
         self.call(effects, |inner, context, out| inner.core.copy_sent(copy, frames, context, out));
     }
@@ -429,7 +433,8 @@ impl Inner {
     ) {
         for action in actions.drain(..) {
             match action {
-                VolumeAction::Local { command } | VolumeAction::Compare { command } => {
+                VolumeAction::Local { command, .. } | VolumeAction::Compare { command } => {
+                    let durability = durability(!matches!(action, VolumeAction::Local { stable: false, .. }));
                     let compare = matches!(action, VolumeAction::Compare { .. });
                     if let Some(pending) = self.pending_mut(command) {
                         let (request, data) = (pending.request, pending.data.clone());
@@ -437,7 +442,7 @@ impl Inner {
                         let work = if compare {
                             Work::Compare { command, request, data }
                         } else {
-                            Work::Local { command, request, data }
+                            Work::Local { command, request, data, durability }
                         };
                         effects.work.push((work, thread));
                     }
@@ -456,7 +461,11 @@ impl Inner {
                         effects.work.push((work, mailboxes.thread_of(lane)));
                     }
                 }
-                VolumeAction::Fetch { lane, header, .. } => {
+                VolumeAction::Sync { sync } => {
+                    let thread = here.unwrap_or(0);
+                    effects.work.push((Work::Sync { sync }, thread));
+                }
+                VolumeAction::Fetch { lane, header, .. } | VolumeAction::MirrorSync { lane, header } => {
                     let Some(group) = self.group else { continue };
                     let work = Work::Mirror { group, lane, header, data: Buffer::empty() };
                     effects.work.push((work, mailboxes.thread_of(lane)));
@@ -500,7 +509,7 @@ impl Inner {
                     let work = Work::Mirror { group, lane, header, data: Buffer::empty() };
                     effects.work.push((work, mailboxes.thread_of(lane)));
                 }
-                VolumeAction::Apply { apply, lane, header } if header.op == Op::Read => {
+                VolumeAction::Apply { apply, lane, header, .. } if header.op == Op::Read => {
                     let sums = self.held(apply).is_some_and(|held| held.sums);
                     let extent = header.extent;
                     let work =
@@ -513,10 +522,11 @@ impl Inner {
                     let work = Work::Give { group, lane, header, data, sums };
                     effects.work.push((work, mailboxes.thread_of(lane)));
                 }
-                VolumeAction::Apply { apply, lane, header } => {
+                VolumeAction::Apply { apply, lane, header, stable } => {
                     if let Some(data) = self.held(apply).map(|held| held.data.clone()) {
                         let keep = self.core.image_to_keep();
-                        let work = Work::Apply { apply, header, data, keep };
+                        let durability = durability(stable);
+                        let work = Work::Apply { apply, header, data, keep, durability };
                         effects.work.push((work, here.unwrap_or_else(|| mailboxes.thread_of(lane))));
                     }
                 }
@@ -531,6 +541,10 @@ impl Inner {
             }
         }
     }
+}
+
+const fn durability(stable: bool) -> Durability {
+    if stable { Durability::Stable } else { Durability::AtFlush }
 }
 
 /// The bytes of `extent` out of the blocks of `from`, where that covers it.

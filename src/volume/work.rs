@@ -2,7 +2,8 @@
 
 use crate::arbitration::GroupId;
 use crate::block::{Extent, Request, StoreResult};
-use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId};
+use crate::mirror::{ApplyId, CommandId, CopyId, FrameHeader, LaneId, SessionId, SyncId};
+use crate::store::Durability;
 use crate::sys::buffer::Buffer;
 
 use super::mend::For;
@@ -11,7 +12,7 @@ use super::mend::For;
 #[derive(Debug)]
 pub enum Work {
     /// I/O of a host command on this array's copy.
-    Local { command: CommandId, request: Request, data: Buffer },
+    Local { command: CommandId, request: Request, data: Buffer, durability: Durability },
     /// First half of COMPARE AND WRITE.
     Compare { command: CommandId, request: Request, data: Buffer },
     /// The command's data to the peer.
@@ -19,7 +20,9 @@ pub enum Work {
     /// A region to the peer.
     Copy { group: GroupId, copy: CopyId, lane: LaneId, header: FrameHeader },
     /// A frame of the peer into this copy; what it overwrites is kept first in image `keep`, if any.
-    Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64> },
+    Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64>, durability: Durability },
+    /// A flush of this copy that no command asked for.
+    Sync { sync: SyncId },
     /// A question of the peer for blocks of this copy.
     Lend { apply: ApplyId, extent: Extent },
     /// A question of the peer for digests of this copy.

@@ -50,6 +50,7 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
                 Decline::Members => 3,
                 Decline::Diverged => 4,
                 Decline::DiskBad => 5,
+                Decline::Tainted => 6,
             });
         }
         SessionMessage::JoinQuery { session: id, group_state } => {
@@ -83,6 +84,11 @@ pub(super) fn encode(message: &SessionMessage, w: &mut Writer<'_>) {
         SessionMessage::DiskBad(bad) => {
             w.u8(10);
             w.bool(*bad);
+        }
+        SessionMessage::Tainted { epoch, tainted } => {
+            w.u8(11);
+            w.u64(epoch.0);
+            w.bool(*tainted);
         }
         SessionMessage::Reply { number, result } => {
             w.u8(8);
@@ -130,6 +136,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
                 3 => Decline::Members,
                 4 => Decline::Diverged,
                 5 => Decline::DiskBad,
+                6 => Decline::Tainted,
                 _ => return None,
             },
         },
@@ -155,6 +162,7 @@ pub(super) fn decode(r: &mut Reader<'_>) -> Option<SessionMessage> {
         },
         9 => SessionMessage::WitnessLost(r.bool()?),
         10 => SessionMessage::DiskBad(r.bool()?),
+        11 => SessionMessage::Tainted { epoch: Epoch(r.u64()?), tainted: r.bool()? },
         _ => return None,
     })
 }

@@ -35,9 +35,7 @@ impl Portal {
     /// `isid`: a session of its own for each user.
     pub fn open(&self, isid: u8) -> io::Result<Lun> {
         let (session, _, state) = Session::open(self.address, INITIATOR, &self.target, isid, 1)?;
-        let reader = session.reader()?;
-        reader.set_read_timeout(Some(PATIENCE))?;
-        Ok(Lun { session, reader, state })
+        Lun::over(session, state)
     }
 }
 
@@ -55,6 +53,12 @@ pub struct Sent {
 }
 
 impl Lun {
+    pub fn over(session: Session, state: PathState) -> io::Result<Self> {
+        let reader = session.reader()?;
+        reader.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { session, reader, state })
+    }
+
     pub fn send(&mut self, cdb: &[u8], data: &[u8]) -> io::Result<Sent> {
         Ok(Sent { tag: self.session.write(cdb, data)?.tag, data: data.to_vec() })
     }
@@ -97,7 +101,12 @@ impl Lun {
 
     /// Logical blocks of 512 bytes.
     pub fn read(&mut self, lba: u64, blocks: u32) -> io::Result<Vec<u8>> {
-        let tag = self.session.read(&transfer(false, lba, blocks), blocks * 512)?.tag;
+        self.data_in(&transfer(false, lba, blocks), blocks * 512)
+    }
+
+    /// What a command brings, of at most `allocation` bytes.
+    pub fn data_in(&mut self, cdb: &[u8], allocation: u32) -> io::Result<Vec<u8>> {
+        let tag = self.session.read(cdb, allocation)?.tag;
         let mut bytes = Vec::new();
         loop {
             let pdu = read_pdu(&mut self.reader)?;

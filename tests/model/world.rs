@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use twinlun::arbitration::{
     Arbiter, ArbiterAction, Body, Caller, Config, Connection, Environment, GroupId, InSync, Incarnation,
-    Message, Rebase, Side, Transition, Voter, VoterRecord, WitnessAction, WitnessCore, WitnessImage,
+    MemoryId, Message, Rebase, Side, Transition, Voter, VoterRecord, WitnessAction, WitnessCore,
+    WitnessImage,
 };
 use twinlun::group::may_hold_more;
 use twinlun::mutation::{self, Mutation};
@@ -200,7 +201,9 @@ impl World {
         for at in 0..2 {
             let mut out = Vec::new();
             for g in 0..s.groups {
-                world.act(s, g, at, &mut out, |arbiter, out| arbiter.begin(NOW, out)).unwrap();
+                world
+                    .act(s, g, at, &mut out, |arbiter, out| arbiter.begin(MemoryId::default(), NOW, out))
+                    .unwrap();
             }
             world.put(s, out);
         }
@@ -594,7 +597,7 @@ impl World {
         member.process =
             Process::Runs(Arbiter::new(side(at), group_id(g), s.timers, record, restarted, seed));
         let mut out = Vec::new();
-        self.act(s, g, at, &mut out, |arbiter, out| arbiter.begin(NOW, out))?;
+        self.act(s, g, at, &mut out, |arbiter, out| arbiter.begin(MemoryId::default(), NOW, out))?;
         self.put(s, out);
         Ok(())
     }
@@ -800,6 +803,7 @@ impl World {
                     session_closed: true,
                     peer_lost_witness: true,
                     stalled: member.env.stalled,
+                    ..Environment::default()
                 };
                 let mut out = Vec::new();
                 self.act(s, g, at, &mut out, |arbiter, out| arbiter.tick(NOW, out))?;

@@ -22,6 +22,7 @@ mod lun;
 mod management;
 mod many_pairs;
 mod members;
+mod memory;
 mod operator;
 mod read_errors;
 mod removal;

@@ -37,7 +37,8 @@ impl World {
     /// Decides whether and when this seed loses an array's past.
     pub fn plan_losses(&mut self, seed: u64) {
         let mut chance = Prng::new(seed ^ 0x5afe_10c4_1057_da7a);
-        if self.script.is_some() || self.plan.only_witness || !chance.per_mille(150) {
+        if self.script.is_some() || self.plan.only_witness || self.plan.memory != 0 || !chance.per_mille(150)
+        {
             return;
         }
         for _ in 0..chance.between(1, 2) {

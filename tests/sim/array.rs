@@ -1,6 +1,7 @@
 //! One array: its process (which dies, stops and starts again), its clocks, disks and
 //! connections. What the group's control does is in `control.rs`, what volumes do in `volumes.rs`.
 
+use twinlun::arbitration::MemoryId;
 use twinlun::group::{BootNonce, Liveness, Policy};
 
 use crate::clock::Clocks;
@@ -55,6 +56,8 @@ pub struct Array {
     /// What the operator set, for each group; durable.
     pub objects: Vec<Objects>,
     pub nonce: BootNonce,
+    /// Identity of its page cache.
+    pub memory: MemoryId,
     pub liveness: Option<Liveness>,
     /// A write of `data_dir` hangs, and the groups were told.
     pub stalled: bool,
@@ -103,6 +106,7 @@ impl Array {
                 plan.groups
             ],
             nonce: BootNonce::default(),
+            memory: MemoryId::default(),
             liveness: None,
             stalled: false,
             lanes: vec![None; usize::from(plan.lanes)],
@@ -398,6 +402,7 @@ impl World {
                 self.network.close(connection, a, self.plan.late_max, self.now, &mut self.rng);
             }
         }
+        self.crash_cache(a, power, &mut changed);
         self.forget_process(a);
         for (volume, index) in changed {
             self.note_medium_changed(a, usize::from(volume), index);

@@ -150,6 +150,42 @@ impl Register {
         Ok(())
     }
 
+    /// Both caches that held the newest writes are lost (write promise *memory*): the block holds `stamp`, and
+    /// its history begins anew with that. `floor`: the start of the last acknowledged flush.
+    pub fn fall_back(&mut self, stamp: Stamp, floor: u64, now: u64) -> Result<(), Anomaly> {
+        if let Some(i) = self.find(stamp) {
+            let c = self.clusters[i];
+            // `w` was acknowledged before that flush began, and came after what is back.
+            let passed = |w: &&Cluster| {
+                w.stamp != stamp && w.end_min < floor && c.end_min < w.start_max && c.start_max <= w.end_min
+            };
+            if c.dead {
+                return Err(Anomaly(format!("write {stamp}, declared without effect, is back")));
+            }
+            if let Some(w) = self.clusters.iter().find(passed) {
+                return Err(Anomaly(format!("write {} is gone, {stamp} is back", w.stamp)));
+            }
+        } else {
+            return Err(Anomaly(format!("write {stamp}, overwritten long ago, is back")));
+        }
+        self.clusters.retain(|c| c.end_min == NEVER && c.stamp != stamp);
+        let dead = false;
+        self.clusters.push(Cluster {
+            stamp,
+            start_max: 0,
+            end_min: now,
+            deadline: now,
+            dead,
+            predecessor: None,
+        });
+        Ok(())
+    }
+
+    /// The write was acknowledged before `instant`, as far as its host knows.
+    pub fn acknowledged_before(&self, stamp: Stamp, instant: u64) -> bool {
+        self.find(stamp).is_some_and(|i| self.clusters[i].end_min < instant)
+    }
+
     /// Whether old clusters should be dropped (`prune`).
     pub fn crowded(&self) -> bool {
         self.clusters.len() > CLUSTERS_KEPT

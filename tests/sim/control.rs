@@ -189,7 +189,8 @@ impl World {
                     return self.violate(format!("array {a} cannot read the map of volume {v}: {error}"));
                 }
             };
-            let core = Volume::restore(geometry, limits(), map);
+            let mut core = Volume::restore(geometry, limits(), map);
+            core.set_promise(self.promise(v));
             self.arrays[a].kept[v].found();
             self.arrays[a].volumes.push(VolumeShell {
                 core,
@@ -245,6 +246,7 @@ impl World {
             timers: self.plan.timers,
             boot: array.boot_counter,
             nonce: array.nonce,
+            memory: array.memory,
             seed,
         };
         let control = Control::new(settings);
@@ -411,7 +413,7 @@ impl World {
             Action::Policy(policy) => self.arrays[a].objects[g].policy = policy,
             Action::Path(_) | Action::Log { entry: LogEntry::Chosen { .. }, .. } => {}
             Action::Outcome { ticket, result } => self.command_ended(a, ticket, result),
-            Action::Log { .. } => {}
+            Action::Log { entry, .. } => self.note_memory_log(a, g, &entry),
             Action::Removed => self.violate("a group was removed".into()),
         }
     }

@@ -4,6 +4,7 @@
 //! tear it.
 
 use twinlun::block::{BLOCKS_PER_PHYSICAL, Extent, StoreResult};
+use twinlun::mirror::SyncId;
 
 use crate::layout::{Payload, Stamp, neighbours, span};
 use crate::prng::Prng;
@@ -20,6 +21,8 @@ pub enum Owner<C, A, K> {
     Weigh(K),
     /// What a copy held before its resync comes back.
     Back,
+    /// A flush that no command asked for.
+    Sync(SyncId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,15 @@ pub enum Kind {
     Read,
     Compare,
     Write,
+    /// Into the cache of a memory volume; on the medium after a flush.
+    CachedWrite,
+    Flush,
+}
+
+impl Kind {
+    pub const fn changes(self) -> bool {
+        matches!(self, Self::Write | Self::CachedWrite)
+    }
 }
 
 /// How a volume's disk fails.
@@ -46,8 +58,11 @@ impl Failure {
     /// How I/O of this kind ends, if it fails.
     pub const fn result(self, kind: Kind) -> Option<StoreResult> {
         match (self, kind) {
-            (Self::Full, Kind::Write) => Some(StoreResult::NoSpace),
-            (_, Kind::Write) | (Self::Everything, _) => Some(StoreResult::Failed),
+            (Self::Full, Kind::Write | Kind::CachedWrite) => Some(StoreResult::NoSpace),
+            (Self::Full, Kind::Flush) => None,
+            (_, Kind::Write | Kind::CachedWrite | Kind::Flush) | (Self::Everything, _) => {
+                Some(StoreResult::Failed)
+            }
             _ => None,
         }
     }
@@ -67,6 +82,8 @@ pub struct Io<O> {
     effective: bool,
     /// Of a write that fails: which blocks reach the medium all the same (one bit each).
     pub torn: u8,
+    /// Of a flush: the blocks it writes, one bit each.
+    flushes: u64,
     /// When it is over, once it was submitted.
     pub done_at: u64,
     pub result: StoreResult,
@@ -77,6 +94,12 @@ pub type IoId = u32;
 pub struct Store<O> {
     /// Content of each volume's blocks of interest.
     pub volumes: Vec<Vec<Stamp>>,
+    /// Of memory volumes: what of it is on the medium.
+    pub stable: Vec<Vec<Stamp>>,
+    /// Which volumes have a cache.
+    pub cached: Vec<bool>,
+    /// Blocks that a failed flush has dropped: they read as before, and no later flush writes them.
+    dropped: Vec<Vec<bool>>,
     /// First blocks of the physical blocks that cannot be read until they are written whole, by volume.
     pub bad: Vec<Vec<u64>>,
     slots: Vec<Option<Io<O>>>,
@@ -86,7 +109,9 @@ pub struct Store<O> {
 impl<O: Copy> Store<O> {
     pub fn new(volumes: usize, blocks: usize) -> Self {
         let (bad, slots, free) = (vec![Vec::new(); volumes], Vec::new(), Vec::new());
-        Self { volumes: vec![vec![0; blocks]; volumes], bad, slots, free }
+        let (cached, dropped) = (vec![false; volumes], vec![vec![false; blocks]; volumes]);
+        let stable = vec![vec![0; blocks]; volumes];
+        Self { volumes: vec![vec![0; blocks]; volumes], stable, cached, dropped, bad, slots, free }
     }
 
     pub fn begin(&mut self, owner: O, volume: u8, kind: Kind, extent: Extent, payload: Payload) -> IoId {
@@ -99,6 +124,7 @@ impl<O: Copy> Store<O> {
             around: None,
             effective: false,
             torn: 0,
+            flushes: 0,
             done_at: 0,
             result: StoreResult::Done,
         };
@@ -118,16 +144,21 @@ impl<O: Copy> Store<O> {
     /// The kernel has it: a read-modify-write reads what is around now.
     pub fn submitted(&mut self, id: IoId) {
         let Some(Some(io)) = self.slots.get_mut(id as usize) else { return };
+        if io.kind == Kind::Flush {
+            let v = usize::from(io.volume);
+            io.flushes = unflushed(&self.volumes[v], &self.stable[v], &self.dropped[v]);
+            return;
+        }
         let bad = &self.bad[usize::from(io.volume)];
-        let reads = if io.kind == Kind::Write { io.extent } else { io.extent.physical() };
+        let reads = if io.kind.changes() { io.extent } else { io.extent.physical() };
         let met = bad.iter().map(|lba| Extent::new(*lba, BLOCKS_PER_PHYSICAL)).any(|block| {
             let covered = reads.lba <= block.lba && block.end() <= reads.end();
-            reads.overlaps(block) && (io.kind != Kind::Write || !covered)
+            reads.overlaps(block) && (!io.kind.changes() || !covered)
         });
         if met && io.result == StoreResult::Done {
             io.result = StoreResult::Failed;
         }
-        if io.kind != Kind::Write {
+        if !io.kind.changes() {
             return;
         }
         let (whole, partial) = neighbours(io.extent);
@@ -147,8 +178,21 @@ impl<O: Copy> Store<O> {
             return None;
         }
         io.effective = true;
-        let blocks = &mut self.volumes[usize::from(io.volume)];
+        let v = usize::from(io.volume);
+        let (stable, dropped) = (&mut self.stable[v], &mut self.dropped[v]);
+        let blocks = &mut self.volumes[v];
         match io.kind {
+            Kind::Flush => {
+                let covered = (0..blocks.len()).filter(|index| io.flushes >> index & 1 == 1);
+                for index in covered {
+                    if io.result == StoreResult::Done {
+                        stable[index] = blocks[index];
+                    } else {
+                        dropped[index] |= stable[index] != blocks[index];
+                    }
+                }
+                None
+            }
             Kind::Read | Kind::Compare if io.result != StoreResult::Done => None,
             Kind::Read => {
                 for (slot, index) in io.payload.span.range().enumerate() {
@@ -167,11 +211,12 @@ impl<O: Copy> Store<O> {
                 }
                 None
             }
-            Kind::Write => {
+            Kind::Write | Kind::CachedWrite => {
                 if io.result != StoreResult::Done {
                     for (slot, (index, stamp)) in io.payload.iter().enumerate() {
                         if io.torn >> slot & 1 == 1 {
                             blocks[index] = stamp;
+                            stable[index] = stamp;
                         }
                     }
                     return (io.torn != 0).then_some((io.volume, io.payload));
@@ -188,6 +233,12 @@ impl<O: Copy> Store<O> {
                     blocks[index] = stamp;
                 }
                 let touched = io.around.map_or(io.payload.span, |around| around.span);
+                for index in touched.range() {
+                    dropped[index] = false;
+                    if io.kind == Kind::Write {
+                        stable[index] = blocks[index];
+                    }
+                }
                 Some((io.volume, Payload { span: touched, ..Payload::default() }))
             }
         }
@@ -210,19 +261,58 @@ impl<O: Copy> Store<O> {
         for id in 0..self.slots.len() {
             let Some(io) = self.slots[id].take() else { continue };
             self.free.push(id as IoId);
-            if io.effective || io.done_at == 0 || io.kind != Kind::Write || io.result != StoreResult::Done {
+            if io.effective || io.done_at == 0 || !io.kind.changes() || io.result != StoreResult::Done {
                 continue;
             }
             let fate = rng.below(3);
             for (index, stamp) in io.payload.iter() {
                 if fate == 1 || (fate == 2 && rng.coin()) {
                     self.volumes[usize::from(io.volume)][index] = stamp;
+                    if io.kind == Kind::Write {
+                        self.stable[usize::from(io.volume)][index] = stamp;
+                    }
                     changed.push((io.volume, index));
                 }
             }
         }
         self.free.sort_unstable_by(|a, b| b.cmp(a));
     }
+}
+
+impl<O> Store<O> {
+    /// The cache is gone; `written_back` of eight of its blocks are on the medium.
+    pub fn lose_cache(&mut self, rng: &mut Prng, written_back: u64, changed: &mut Vec<(u8, usize)>) {
+        for v in 0..self.volumes.len() {
+            for index in 0..self.volumes[v].len() {
+                if !self.cached[v] || self.volumes[v][index] == self.stable[v][index] {
+                    continue;
+                }
+                if rng.below(8) < written_back && !self.dropped[v][index] {
+                    self.stable[v][index] = self.volumes[v][index];
+                } else {
+                    self.volumes[v][index] = self.stable[v][index];
+                    changed.push((v as u8, index));
+                }
+            }
+            self.dropped[v].fill(false);
+        }
+    }
+
+    /// The cache outlived its process, and is written back.
+    pub fn flush_all(&mut self) {
+        for v in 0..self.volumes.len() {
+            for index in 0..self.volumes[v].len() {
+                if !self.dropped[v][index] {
+                    self.stable[v][index] = self.volumes[v][index];
+                }
+            }
+        }
+    }
+}
+
+fn unflushed(blocks: &[Stamp], stable: &[Stamp], dropped: &[bool]) -> u64 {
+    let dirty = |index: &usize| blocks[*index] != stable[*index] && !dropped[*index];
+    (0..blocks.len()).filter(dirty).fold(0, |mask, index| mask | 1 << index)
 }
 
 /// Sector of `data_dir`'s disk: what tears.

@@ -217,7 +217,9 @@ impl World {
     fn host_choose(&mut self, h: usize, slot: usize) {
         let volume = self.rng.below(self.plan.volumes.len() as u64) as u8;
         let extent = self.rng.pick(&self.extents);
+        let flush = self.host_flushes(usize::from(volume));
         let op = match self.rng.below(100) {
+            _ if flush => Op::Flush,
             0..=34 => Op::Read,
             35..=79 => Op::Write,
             80..=89 if extent.blocks <= 2 => Op::CompareAndWrite,
@@ -406,6 +408,8 @@ impl World {
         let now = self.now;
         let mut verdict: Result<(), Anomaly> = Ok(());
         match (outcome, request.op) {
+            _ if !self.is_judged(volume, attempt.started) => {}
+            (Outcome::Good, Op::Flush) => self.note_flushed(volume, attempt.started),
             (Outcome::Good, Op::Read) => {
                 for (index, stamp) in payload.iter() {
                     verdict =
@@ -472,7 +476,7 @@ impl World {
         self.hosts[h].last_completed[group] = now;
         for index in expected.span.range() {
             if self.registers[volume][index].crowded() {
-                let oldest = self.oldest_start();
+                let oldest = self.keep_from(volume, self.oldest_start());
                 self.registers[volume][index].prune(oldest);
             }
         }

@@ -76,6 +76,11 @@ impl Watch {
         }
     }
 
+    /// What was acknowledged of a volume is given up.
+    pub fn forget_acknowledged(&mut self, v: usize) {
+        self.acknowledged[v].iter_mut().for_each(Vec::clear);
+    }
+
     pub fn attempt_started(&mut self, stamp: Stamp, now: u64) {
         let at = stamp as usize;
         if self.starts.len() <= at {
@@ -137,6 +142,9 @@ impl World {
                 brief(config),
                 brief(&previous)
             ));
+        }
+        if config.in_sync == InSync::Both && previous.is_some_and(|p| p.in_sync == InSync::Primary) {
+            self.memory.joined_at[group] = self.now;
         }
         if config.in_sync == InSync::Primary || previous.is_some_and(|p| p.primary != config.primary) {
             self.watch.joined[group] = None;
@@ -225,7 +233,7 @@ impl World {
     pub fn note_volume_action(&mut self, a: usize, v: usize, action: &VolumeAction) {
         let group = self.plan.volumes[v].group;
         match *action {
-            VolumeAction::Local { command } | VolumeAction::Compare { command } => {
+            VolumeAction::Local { command, .. } | VolumeAction::Compare { command } => {
                 let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
                 let began = &mut self.watch.began[a][v];
                 let slot = command.slot() as usize;
@@ -296,12 +304,13 @@ impl World {
         let group = self.plan.volumes[v].group;
         let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
         let read = matches!(command.request.op, Op::Read | Op::CompareAndWrite);
-        let failed = matches!(outcome, Outcome::WriteError | Outcome::NoSpace);
+        let failed = matches!(outcome, Outcome::WriteError | Outcome::NoSpace) && command.request.op.writes();
         // An error held back is answered by the very step that takes *drop* in, before the gate follows.
         let dropped =
             self.watch.newest[group].is_some_and(|n| n.in_sync == InSync::Primary && n.primary as usize == a);
         if gate.needs_both()
             && !self.is_lost(group)
+            && !self.cache_lost(group)
             && ((failed && !dropped) || (outcome == Outcome::Good && read))
         {
             // Nothing that overlaps runs now, so what this command saw (or left in doubt) is the same
@@ -331,6 +340,10 @@ impl World {
         if began.is_some_and(|began| began.tenure != gate.tenure) {
             return self.violate(format!("rule 6: {} answers a command of another tenure", name(a)));
         }
+        if command.request.op == Op::Flush && self.is_memory(v) {
+            let started = self.watch.starts.get(command.tag as usize).copied().unwrap_or(0);
+            return self.check_flushed(a, v, started);
+        }
         if !command.request.op.writes() {
             return;
         }
@@ -350,7 +363,7 @@ impl World {
             let alone = gate.mode == Mode::Alone
                 && newest.is_some_and(|n| n.in_sync == InSync::Primary && n.primary as usize == a);
             // It was there before it was lost.
-            if !alone && !self.is_lost(group) {
+            if !alone && !self.is_lost(group) && !self.cache_lost(group) {
                 return self.violate(format!(
                     "rules 2, 3: {} acknowledges write {} that the other does not hold (gate {gate:?}, newest {newest:?})",
                     name(a),
@@ -440,6 +453,10 @@ impl World {
     /// Rule 11: the copy that was dropped is a consistent cut over all volumes of its group: it
     /// lacks no acknowledged write that ended before one it holds began.
     pub fn check_cut(&mut self, a: usize, group: usize) {
+        // A lost cache takes what it takes: that copy is tainted, and no cut.
+        if self.cache_lost(group) {
+            return;
+        }
         if self.lossy || self.arrays[a].absent[group] {
             return;
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use twinlun::mutation::{self, Mutation};
 
+use crate::memory_scripts;
 use crate::scripts::{self, Script};
 use crate::world;
 
@@ -49,7 +50,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R10SourceClearsEarly, 16),
     by_chance(Mutation::T11OldSessionTaken, 2),
     by_chance(Mutation::R14NotSentAgain, 7),
-    by_chance(Mutation::R14BootCounterStays, 4),
+    by_chance(Mutation::R14BootCounterStays, 1),
     by_chance(Mutation::T8NoRecovery, 60),
     by_chance(Mutation::CopyDoesNotExclude, 5),
     by_chance(Mutation::R1LeaseFromReceipt, 169),
@@ -84,12 +85,12 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::T20PromoteVotesFirst, 5),
     by_chance(Mutation::JoinWhileDirty, 1),
     scripted(Mutation::R6ParkedOutlivesTenure, 5, &scripts::LEFT_BEHIND),
-    by_chance(Mutation::R11VolumesStopApart, 410),
+    by_chance(Mutation::R11VolumesStopApart, 426),
     by_chance(Mutation::R13WitnessNeeded, 36),
     scripted(Mutation::T12AnswerForgotten, 190, &scripts::ANSWER_IN_PARTS),
-    by_chance(Mutation::MendFromStaleCopy, 30),
+    by_chance(Mutation::MendFromStaleCopy, 41),
     by_chance(Mutation::MendWithoutHold, 186),
-    by_chance(Mutation::R18LostVotesCount, 7),
+    by_chance(Mutation::R18LostVotesCount, 10),
     by_chance(Mutation::R18EnrolsBoth, 1233),
     by_chance(Mutation::R18CopyCounts, 16),
     scripted(Mutation::T16NoContactNeeded, 1, &scripts::SECOND_REPLACEMENT),
@@ -98,6 +99,15 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::BeforeEntryNotFlushed, 22, &scripts::LOST_IN_RESYNC),
     scripted(Mutation::BeforeCutIgnored, 553, &scripts::IMAGE_OUTLIVES),
     scripted(Mutation::CutChangesUnderRollBack, 51, &scripts::CUT_ENDS_LATE),
+    by_chance(Mutation::T13TaintIgnored, 53),
+    scripted(Mutation::T13TaintedSecondaryPromoted, 1, &memory_scripts::TAINTED),
+    by_chance(Mutation::T13ActivityClearedUnflushed, 87),
+    scripted(Mutation::T13DropUnflushed, 137, &memory_scripts::DROPPED),
+    scripted(Mutation::T13PromoteUnflushed, 13, &memory_scripts::PROMOTED),
+    by_chance(Mutation::T13AloneNotStable, 350),
+    scripted(Mutation::T13SwitchUnflushed, 4, &memory_scripts::SWITCHED),
+    scripted(Mutation::T13HandOverUnflushed, 1, &memory_scripts::HANDED_OVER),
+    by_chance(Mutation::T13FuaHereOnly, 7),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 
@@ -197,5 +207,5 @@ pub fn table() -> ExitCode {
 
 /// The script of a name, for `--script`.
 pub fn script(name: &str) -> Option<&'static Script> {
-    scripts::ALL.iter().copied().find(|script| script.name == name)
+    scripts::ALL.iter().chain(memory_scripts::ALL).copied().find(|script| script.name == name)
 }

@@ -108,7 +108,7 @@ impl World {
             }
             let holds = self.watch.newest[g].is_some_and(|c| c.holds(survivor) && c.witness == Some(third))
                 && self.arrays[1 - dead].chosen(g) == self.watch.newest[g];
-            if holds && !self.serves(1 - dead, g) {
+            if holds && !self.serves(1 - dead, g) && !self.waits_for_memory(1 - dead, g) {
                 let why = self.why_not();
                 return self.violate(format!("array {} alone does not serve group {g}: {why}", 1 - dead));
             }

@@ -50,7 +50,7 @@ fn calm(plan: &mut Plan) {
 }
 
 /// Many commands for few blocks.
-fn crowded(plan: &mut Plan) {
+pub fn crowded(plan: &mut Plan) {
     calm(plan);
     plan.regions = 1;
     plan.hosts = 3;

@@ -53,6 +53,9 @@ pub struct Copying {
     pub header: FrameHeader,
 }
 
+/// The extent of a flush.
+const NOWHERE: Extent = Extent::new(0, 0);
+
 pub type IoOwner = Owner<CommandId, ApplyId, Copying>;
 
 impl Eq for Copying {}
@@ -78,7 +81,8 @@ pub fn geometry(v: usize, regions: u64) -> Geometry {
 }
 
 pub fn limits() -> Limits {
-    Limits { commands: 32, copies: 2, active_regions: 2, ..Limits::default() }
+    // Small enough that a full cache is met: writes of a block or two, and of a whole physical block.
+    Limits { commands: 32, copies: 2, active_regions: 2, unflushed_bytes: 40_000, ..Limits::default() }
 }
 
 /// The map file of a new volume.
@@ -135,18 +139,20 @@ impl World {
     pub fn carry_out_one(&mut self, a: usize, v: usize, thread: u16, action: VolumeAction) {
         self.note_volume_action(a, v, &action);
         match action {
-            VolumeAction::Local { command } => {
+            VolumeAction::Local { command, stable } => {
                 let Some(c) = self.command(a, v, command) else { return };
                 let kind = match c.request.op {
                     Op::Read => Kind::Read,
-                    _ => Kind::Write,
+                    Op::Flush => Kind::Flush,
+                    _ if stable => Kind::Write,
+                    _ => Kind::CachedWrite,
                 };
                 let (extent, payload) = (c.request.extent, c.payload);
-                if c.request.op == Op::Flush {
-                    self.begin_io(a, v, Owner::Command(command), Kind::Read, extent, payload);
-                } else {
-                    self.begin_io(a, v, Owner::Command(command), kind, extent, payload);
-                }
+                self.begin_io(a, v, Owner::Command(command), kind, extent, payload);
+            }
+            VolumeAction::Sync { sync } => {
+                let nothing = Payload { span: span(NOWHERE), ..Payload::default() };
+                self.begin_io(a, v, Owner::Sync(sync), Kind::Flush, NOWHERE, nothing);
             }
             VolumeAction::Compare { command } => {
                 let Some(c) = self.command(a, v, command) else { return };
@@ -158,7 +164,7 @@ impl World {
                 let payload = Payload { span: span(header.extent), ..c.payload };
                 self.send_frame(a, v, lane, header, payload);
             }
-            VolumeAction::Fetch { lane, header, .. } => {
+            VolumeAction::Fetch { lane, header, .. } | VolumeAction::MirrorSync { lane, header } => {
                 let nothing = Payload { span: span(header.extent), ..Payload::default() };
                 self.send_frame(a, v, lane, header, nothing);
             }
@@ -199,16 +205,21 @@ impl World {
             VolumeAction::Sum { .. } => {
                 self.violate("a check of a verify that nobody asked for".into());
             }
-            VolumeAction::Apply { apply, header, .. } => {
+            VolumeAction::Apply { apply, header, stable, .. } => {
                 let held = self.arrays[a].volumes[v].applying.get(apply.slot() as usize).copied().flatten();
                 let Some(held) = held.filter(|h| h.id == apply) else { return };
                 if header.op == Op::Read {
                     self.begin_io(a, v, Owner::Apply(apply), Kind::Read, header.extent, held.payload);
                     return;
                 }
+                if header.op == Op::Flush {
+                    self.begin_io(a, v, Owner::Apply(apply), Kind::Flush, header.extent, held.payload);
+                    return;
+                }
                 self.note_frame(a, v);
                 if !self.keep_first(a, v, apply, header.extent) {
-                    self.begin_io(a, v, Owner::Apply(apply), Kind::Write, header.extent, held.payload);
+                    let kind = if stable { Kind::Write } else { Kind::CachedWrite };
+                    self.begin_io(a, v, Owner::Apply(apply), kind, header.extent, held.payload);
                 }
             }
             VolumeAction::Discard { apply } => self.drop_applying(a, v, apply),
@@ -318,7 +329,10 @@ impl World {
                     && c.id == command
                 {
                     thread = c.thread;
-                    if io.kind != Kind::Write && (io.kind == Kind::Read || io.result != StoreResult::Done) {
+                    if !io.kind.changes()
+                        && io.kind != Kind::Flush
+                        && (io.kind == Kind::Read || io.result != StoreResult::Done)
+                    {
                         c.expected = io.payload;
                     }
                 }
@@ -358,6 +372,10 @@ impl World {
                     if done { Ok(Weighing { differing: Vec::new(), mended: true }) } else { Err(io.result) };
                 let thread = self.any_thread(a);
                 self.with_volume(a, v, thread, |core, cx, out| core.weighed(copy.id, result, cx, out));
+            }
+            Owner::Sync(sync) => {
+                let thread = self.any_thread(a);
+                self.with_volume(a, v, thread, |core, cx, out| core.synced(sync, io.result, cx, out));
             }
             Owner::Copy(copy) => self.copy_read(a, v, copy, io.payload, io.result),
             Owner::Back => self.was_put_back(v, io.result == StoreResult::Done),

@@ -268,6 +268,7 @@ impl World {
     fn give_order(&mut self, a: usize, g: usize, stale: bool) -> Stage {
         // Hosts' histories are not judged any more when what they were told is given up.
         self.lossy |= self.watch.newest[g].is_none_or(|newest| !newest.holds(side(a)));
+        self.lossy |= self.waits_for_memory(a, g);
         let ticket = u64::from(self.new_token());
         self.word.stages[g] = Stage::Ordered { ticket };
         self.tell(a, g, twinlun::group::Event::Command { ticket, command: Command::Override { stale } });

@@ -13,6 +13,7 @@ use crate::host::{ArrayMessage, Host, HostMessage, MS};
 use crate::invariants::Watch;
 use crate::keeping::Images;
 use crate::layout::{self, Payload, Stamp};
+use crate::memory::MemoryWatch;
 use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, is_host, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
@@ -204,6 +205,7 @@ pub struct World {
     /// The array that the operator has turned off after the healing.
     pub switched_off: Option<usize>,
     pub watch: Watch,
+    pub memory: MemoryWatch,
     pub steps: Vec<crate::faults::Step>,
     pub phase: Phase,
     pub healed_at: u64,
@@ -274,6 +276,7 @@ impl World {
             word: Word::default(),
             switched_off: None,
             watch: Watch::new(&plan, blocks),
+            memory: MemoryWatch::default(),
             steps: Vec::new(),
             phase: Phase::Storm,
             healed_at: u64::MAX,
@@ -294,6 +297,7 @@ impl World {
     }
 
     fn begin(&mut self) {
+        self.plan_memory(self.digest);
         self.witness_start();
         self.genesis();
         self.hosts_begin();

@@ -32,6 +32,7 @@ impl Controller {
             timers: self.parts.timers,
             boot: self.parts.boot,
             nonce: self.parts.nonce,
+            memory: self.parts.memory,
             seed: seed(),
         };
         let Some(chosen) = record.chosen else { return };

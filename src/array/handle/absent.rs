@@ -18,6 +18,7 @@ use crate::array::rpc::{AdmitVolume, NewGroup, Offer, PeerRequest};
 use crate::group::{Life, Role, may_hold_more};
 use crate::link::said::Said;
 use crate::mirror::VolumeId;
+use crate::mirror::WritePromise;
 use crate::store::objects::{Absent, Group, Kind, Member, ObjectError, Provisioning};
 
 use super::{CommandError, Handle, NewVolume, missing, now_seconds};
@@ -127,6 +128,7 @@ impl Handle {
                 name: member.remote_name.clone(),
                 remote_name: volume.name.clone(),
                 full: volume.provisioning == Provisioning::Full,
+                memory: volume.promise == WritePromise::Memory,
             })
         });
         let offer = Offer {
@@ -243,6 +245,7 @@ impl Handle {
                     path: None,
                     full: wanted.full,
                     comment: String::new(),
+                    promise: wanted.promise(),
                 };
                 self.make_volume(new, wanted.uuid, wanted.naa).await?;
             }
@@ -250,6 +253,9 @@ impl Handle {
             Some(volume) if !is_member => {
                 let name = volume.name.clone();
                 return Err(ObjectError::Exists { kind: Kind::Volume, name }.into());
+            }
+            Some(volume) if volume.promise != wanted.promise() => {
+                return Err(CommandError::PromiseMismatch { name: volume.name.clone() });
             }
             Some(volume) if volume.size_bytes > wanted.size_bytes => {
                 let (found, expected) = (volume.size_bytes, wanted.size_bytes);

@@ -8,7 +8,7 @@ use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Q
 use crate::array::dying;
 use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
-use crate::mirror::VolumeId;
+use crate::mirror::{VolumeId, WritePromise};
 use crate::mutation::{self, Mutation};
 use crate::store::objects::{
     Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, Unexported, VirtualVolume, Vlun,
@@ -130,6 +130,7 @@ impl Handle {
             name: remote.to_owned(),
             remote_name: vv.name.clone(),
             full: vv.provisioning == Provisioning::Full,
+            memory: vv.promise == WritePromise::Memory,
         };
         self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
         self.mark_all(vv.volume_id()).await?;

@@ -70,6 +70,8 @@ pub enum CommandError {
     StaleGroupState(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
+    #[error("volume {name} is there with another write promise; both copies need the same one")]
+    PromiseMismatch { name: String },
     #[error(
         "volume {volume} is mirrored: both copies grow together, so give growvv on the primary of group {group} while it is in sync (showrcopy)"
     )]

@@ -111,6 +111,9 @@ impl Handle {
                 let (kind, name) = (Kind::Volume, volume.name);
                 return Err(ObjectError::Exists { kind, name }.into());
             }
+            Some(known) if known.promise != volume.promise() => {
+                return Err(CommandError::PromiseMismatch { name: volume.name });
+            }
             Some(_) => {}
             None => {
                 let new = NewVolume {
@@ -119,6 +122,7 @@ impl Handle {
                     path: None,
                     full: volume.full,
                     comment: String::new(),
+                    promise: volume.promise(),
                 };
                 self.make_volume(new, volume.uuid, volume.naa).await?;
             }

@@ -8,6 +8,7 @@ use crate::array::rpc::PeerRequest;
 use crate::array::volumes::OpenError;
 use crate::block::BLOCK;
 use crate::group::{PathView, Role};
+use crate::mirror::WritePromise;
 use crate::store::objects::{Kind, Provisioning, VirtualVolume};
 
 use super::{CommandError, Handle, missing, now_seconds};
@@ -26,6 +27,7 @@ pub struct NewVolume {
     pub path: Option<std::path::PathBuf>,
     pub full: bool,
     pub comment: String,
+    pub promise: WritePromise,
 }
 
 /// A new NAA type 6 designator (SPC-5 7.7.3.6.5). The OUI is from the locally administered space;
@@ -68,6 +70,7 @@ impl Handle {
                 comment: new.comment,
                 created: now_seconds(),
                 copy: 0,
+                promise: new.promise,
             };
             // Names are checked before a file is made under one.
             this.objects.snapshot().as_ref().clone().add_volume(volume.clone())?;

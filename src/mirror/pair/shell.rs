@@ -17,7 +17,7 @@ impl World {
             eprintln!("{:6} {side} {action:?}", self.now);
         }
         match action {
-            VolumeAction::Local { command } | VolumeAction::Compare { command } => {
+            VolumeAction::Local { command, .. } | VolumeAction::Compare { command } => {
                 let compare = matches!(action, VolumeAction::Compare { .. });
                 let payload = array.payloads.get(&command).ok_or("I/O of a command without payload")?;
                 let purpose = if compare { Purpose::Compare(command) } else { Purpose::Command(command) };
@@ -44,7 +44,8 @@ impl World {
                     return Err("a frame of the present session without payload".into());
                 }
             }
-            VolumeAction::Fetch { lane, header, .. } => {
+            VolumeAction::Sync { .. } => return Err("a flush of a stable volume".into()),
+            VolumeAction::Fetch { lane, header, .. } | VolumeAction::MirrorSync { lane, header } => {
                 self.send(side, lane, Message::Data(lane, Frame { header, data: Image::new() }));
             }
             VolumeAction::Mend { command } => {

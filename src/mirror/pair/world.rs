@@ -161,7 +161,8 @@ impl World {
     }
 
     pub(super) fn limits() -> Limits {
-        Limits { commands: 12, copies: 2, active_regions: 1, activity_linger: Duration::from_millis(40) }
+        let activity_linger = Duration::from_millis(40);
+        Limits { commands: 12, copies: 2, active_regions: 1, activity_linger, ..Limits::default() }
     }
 
     pub(super) fn cx(&mut self) -> Context {
@@ -299,7 +300,7 @@ impl World {
             let command = match action {
                 VolumeAction::Answer { outcome: Outcome::Refused(_) | Outcome::Aborted, .. } => continue,
                 VolumeAction::Answer { command, .. }
-                | VolumeAction::Local { command }
+                | VolumeAction::Local { command, .. }
                 | VolumeAction::Compare { command } => command,
                 _ => continue,
             };

@@ -63,8 +63,14 @@ fn nothing_comes_in_while_the_image_is_written_back() {
     let (mut volume, mut out) = behind();
     assert!(accept(&mut volume, SESSION));
     let tenure = volume.tenure().unwrap();
-    let frame =
-        FrameHeader { tenure, session: SESSION, sequence: 1, op: Op::Write, extent: Extent::new(0, 8) };
+    let frame = FrameHeader {
+        tenure,
+        session: SESSION,
+        sequence: 1,
+        op: Op::Write,
+        extent: Extent::new(0, 8),
+        memory: false,
+    };
     let running = volume.receive(LANE, frame, at(0), &mut out).unwrap();
     assert!(!volume.begin_roll_back(&[0, 7], &mut out), "a frame is on its way to the disk");
     volume.applied(running, StoreResult::Done, at(0), &mut out);

@@ -3,6 +3,7 @@
 mod before;
 mod failing;
 pub(super) mod invariants;
+mod memory;
 mod mending;
 mod recovering;
 mod speed;
@@ -143,7 +144,7 @@ impl Rig {
 }
 
 fn local(command: CommandId) -> VolumeAction {
-    VolumeAction::Local { command }
+    VolumeAction::Local { command, stable: true }
 }
 
 fn answer(command: CommandId, outcome: Outcome) -> VolumeAction {

@@ -26,7 +26,7 @@ fn cost(grouped: bool, depth: usize, op: Op, next: impl Fn(u64) -> u64) -> f64 {
         while let Some(&action) = out.get(at) {
             at += 1;
             match action {
-                VolumeAction::Local { command } => {
+                VolumeAction::Local { command, .. } => {
                     volume.local_done(command, StoreResult::Done, cx, &mut out)
                 }
                 VolumeAction::Mirror { header, .. } => {

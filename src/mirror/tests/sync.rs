@@ -279,7 +279,14 @@ impl Copyist {
 
     fn frame(sequence: u64, lba: u64) -> FrameHeader {
         let tenure = config(1, 1, Side::A, InSync::Both).tenure();
-        FrameHeader { tenure, session: SESSION, sequence, op: Op::Write, extent: Extent::new(lba, 8) }
+        FrameHeader {
+            tenure,
+            session: SESSION,
+            sequence,
+            op: Op::Write,
+            extent: Extent::new(lba, 8),
+            memory: false,
+        }
     }
 
     fn receive(&mut self, header: FrameHeader) -> Option<ApplyId> {
@@ -301,7 +308,8 @@ fn rule_8_overlapping_frames_are_applied_in_order() {
     let mut b = Copyist::new(InSync::Both);
     let headers = [Copyist::frame(1, 0), Copyist::frame(2, 4), Copyist::frame(3, 64)];
     let ids = headers.map(|header| b.receive(header).unwrap());
-    let apply = |at: usize| VolumeAction::Apply { apply: ids[at], lane: LANE, header: headers[at] };
+    let apply =
+        |at: usize| VolumeAction::Apply { apply: ids[at], lane: LANE, header: headers[at], stable: true };
     assert_eq!(core::mem::take(&mut b.out), [apply(0), apply(2)]);
     let done = Some(StoreResult::Done);
     assert_eq!(b.applied(ids[0]), [acknowledge(headers[0], done), apply(1)]);
@@ -352,7 +360,7 @@ fn the_secondary_refuses_what_no_primary_sends() {
     let good = Copyist::frame(1, 0);
     let end = geometry().blocks;
     let bad = [
-        FrameHeader { op: Op::Flush, ..good },
+        FrameHeader { op: Op::Flush, ..good }, // of an extent
         FrameHeader { op: Op::Read, extent: Extent::new(0, Limits::FETCH_BLOCKS_MAX + 1), ..good },
         FrameHeader { op: Op::CompareAndWrite, ..good },
         FrameHeader { extent: Extent::new(end - 7, 8), ..good },

@@ -15,6 +15,7 @@ pub(super) fn volume(name: &str, n: u128) -> VirtualVolume {
         provisioning: Provisioning::Thin,
         comment: String::new(),
         created: 0,
+        promise: crate::mirror::WritePromise::Stable,
     }
 }
 

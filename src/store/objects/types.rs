@@ -7,7 +7,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::arbitration::{GroupId, Side};
-use crate::mirror::VolumeId;
+use crate::mirror::{VolumeId, WritePromise};
 use crate::store::Stamp;
 
 /// Longest name of a volume, host or group (as on the real array).
@@ -34,6 +34,13 @@ pub enum Provisioning {
     Full,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "WritePromise", rename_all = "lowercase")]
+enum WritePromiseRepr {
+    Stable,
+    Memory,
+}
+
 /// A virtual volume of this array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualVolume {
@@ -55,6 +62,9 @@ pub struct VirtualVolume {
     /// Which copy of the volume this array's disk holds; grows when the disk is exchanged.
     #[serde(default)]
     pub copy: u64,
+    /// The same on both arrays.
+    #[serde(default, with = "WritePromiseRepr")]
+    pub promise: WritePromise,
 }
 
 impl VirtualVolume {
