@@ -575,7 +575,7 @@ impl Volume {
     /// Leaves the ledger; commands that waited for it become ready.
     pub(super) fn leave_copy(&mut self, slot: u32) {
         if self.copies.at(slot).kind == CopyKind::Recover {
-            self.forget_lost(self.copies.at(slot).region);
+            self.take_found_lost(self.copies.at(slot).region);
         }
         let copy = self.copies.get(slot);
         let (region, waiters) = (copy.region, copy.waiters);
@@ -608,7 +608,7 @@ impl Volume {
         for slot in 0..COMMAND_BASE.min(u32::try_from(self.copies.slots.len()).unwrap_or(COMMAND_BASE)) {
             let &Copy { state, kind, region, .. } = self.copies.at(slot);
             if state.holds() && kind == CopyKind::Recover {
-                self.forget_lost(region); // not all of it was examined
+                self.take_found_lost(region); // not all of it was examined
             }
             if state.holds() && kind == CopyKind::Verify {
                 self.give_up_check(slot);

@@ -83,6 +83,7 @@ impl Volume {
         self.recovering.clear();
         self.failed_here.clear();
         self.lost.clear();
+        self.found_lost.clear();
         self.map.clear_all_activity();
         self.map.clear_all_out_of_sync();
         self.forget_marks();
@@ -165,6 +166,7 @@ impl Volume {
         self.recovering.clear();
         self.failed_here.clear();
         self.lost.clear();
+        self.found_lost.clear();
         self.forget_failure();
         self.forget_marks();
         let order = self.in_order();
@@ -184,6 +186,7 @@ impl Volume {
         self.recovering.clear();
         self.failed_here.clear();
         self.lost.clear();
+        self.found_lost.clear();
         self.must_copy.clear();
         self.joining = false;
         self.map.activity_to_out_of_sync();
@@ -210,6 +213,7 @@ impl Volume {
         self.recovering.clear();
         self.failed_here.clear();
         self.lost.clear();
+        self.found_lost.clear();
         self.reconsider_all(cx, out);
     }
 

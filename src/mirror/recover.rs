@@ -25,6 +25,8 @@
 //! of the arrays may by chance read its own block again, since the other one may hold something else
 //! (T8). A write of the whole block ends that, and it is tried again in a while.
 
+use std::collections::BTreeSet;
+
 use crate::block::{BLOCKS_PER_PHYSICAL, Extent, Op, Outcome};
 use crate::mutation::{self, Mutation};
 use crate::time::Duration;
@@ -147,14 +149,14 @@ impl Volume {
     pub(super) fn lose_block(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let copy = self.copies.get(slot);
         copy.asks = false;
-        self.lost.insert(copy.extent.lba);
+        self.found_lost.insert(copy.extent.lba);
         self.next_piece_of_copy(slot, false, cx, out);
     }
 
     /// Everything of the region is equal, or lost.
     fn region_was_examined(&mut self, slot: u32, cx: Context, out: &mut Vec<VolumeAction>) {
         let region = self.copies.at(slot).region;
-        let lost = self.lost_of(region);
+        let lost = self.take_found_lost(region);
         if lost.is_empty() || mutation::on(Mutation::LostCountsAsEqual) {
             return self.region_was_copied(slot, out);
         }
@@ -167,9 +169,12 @@ impl Volume {
         out.push(VolumeAction::Poke);
     }
 
-    fn lost_of(&self, region: u64) -> Vec<u64> {
+    /// What a copy of the region found lost, which is over or begins anew.
+    pub(super) fn take_found_lost(&mut self, region: u64) -> BTreeSet<u64> {
         let extent = self.region_extent(region);
-        self.lost.range(extent.lba..extent.end()).copied().collect()
+        let mut found = self.found_lost.split_off(&extent.lba);
+        self.found_lost.extend(found.split_off(&extent.end()));
+        found
     }
 
     /// The whole region is in doubt.
@@ -182,8 +187,19 @@ impl Volume {
 
     /// In doubt, and not only of what is lost.
     pub(super) fn is_region_in_doubt(&self, region: u64) -> bool {
+        self.recovering.contains(region) && !self.has_lost(region)
+    }
+
+    pub(super) fn has_lost(&self, region: u64) -> bool {
+        self.lost_of(region).next().is_some()
+    }
+
+    /// The lost physical blocks of a region, as far as the volume goes.
+    pub(super) fn lost_of(&self, region: u64) -> impl Iterator<Item = Extent> + '_ {
         let extent = self.region_extent(region);
-        self.recovering.contains(region) && self.lost.range(extent.lba..extent.end()).next().is_none()
+        let end = self.geometry().blocks;
+        let block = move |&lba: &u64| Extent::new(lba, BLOCKS_PER_PHYSICAL.min(end.saturating_sub(lba)));
+        self.lost.range(extent.lba..extent.end()).map(block)
     }
 
     pub(super) fn is_in_doubt(&self, extent: Extent) -> bool {

@@ -183,20 +183,40 @@ impl Volume {
         if !may || !self.copies.have_room_for_check(busy, CHECKS) {
             return None;
         }
+        if self.pass_lost() {
+            return self.next_check(out);
+        }
         // What is in doubt for other reasons is being copied: its turn comes after that.
         let mut again = verify.again.iter().copied();
-        if let Some(region) = again.find(|&region| !self.is_region_in_doubt(region)) {
+        if let Some(region) = again.find(|&region| !self.recovering.contains(region)) {
             return Some(region);
         }
-        let next = (verify.cursor..regions).find(|&region| !self.is_region_in_doubt(region))?;
+        let next = (verify.cursor..regions).find(|&region| !self.recovering.contains(region))?;
         let passed: Vec<u64> = (verify.cursor..next).collect();
         self.running_verify()?.again.extend(passed);
         Some(next)
     }
 
+    /// Regions that have lost blocks are not compared: these are known not to be alike, whatever the disks
+    /// say by now, and the rest is. True: one was next.
+    fn pass_lost(&mut self) -> bool {
+        let Some(verify) = self.verify.as_ref() else { return false };
+        let mut next = verify.again.iter().copied().chain([verify.cursor]);
+        let Some(region) = next.find(|&region| self.has_lost(region)) else { return false };
+        let lost: Vec<Extent> = self.lost_of(region).collect();
+        let Some(verify) = self.running_verify() else { return false };
+        verify.again.remove(&region);
+        verify.cursor = verify.cursor.max(region + 1);
+        verify.report.compared += 1;
+        for extent in lost {
+            verify.report.add(extent, Finding::Lost);
+        }
+        true
+    }
+
     /// The check holds its region: both arrays make their digests.
     pub(super) fn start_check(&mut self, slot: u32, region: u64, cx: Context, out: &mut Vec<VolumeAction>) {
-        if self.is_region_in_doubt(region) {
+        if self.recovering.contains(region) {
             return self.give_up_check(slot); // a write it waited for has failed here
         }
         let Some((lane, header)) = self.address_check(slot, self.region_extent(region), cx) else {

@@ -58,7 +58,9 @@ pub struct Volume {
     pub(super) failed_here: RegionSet,
     /// First blocks of the physical blocks of regions in doubt that can be made equal from neither copy.
     pub(super) lost: BTreeSet<u64>,
-    /// They are tried again then, not before.
+    /// As `lost`, of copies under way.
+    pub(super) found_lost: BTreeSet<u64>,
+    /// The lost ones are tried again then, not before.
     pub(super) lost_until: Option<Time>,
     pub(super) copies: Copies,
     pub(super) session: Option<Session>,
@@ -144,6 +146,7 @@ impl Volume {
             failed_here: none.clone(),
             recovering: none.clone(),
             lost: BTreeSet::new(),
+            found_lost: BTreeSet::new(),
             lost_until: None,
             copies: Copies::new(limits.copies),
             session: None,

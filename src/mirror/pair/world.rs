@@ -7,7 +7,7 @@ use super::super::*;
 use super::array::{Array, Payload, hot};
 use super::history::{Effect, History, Record};
 use crate::arbitration::{Config, Epoch, Gate, InSync, Lineage, Mode, Quorum, Side};
-use crate::block::{Extent, Op, Outcome, Request, StoreResult};
+use crate::block::{BLOCKS_PER_PHYSICAL, Extent, Op, Outcome, Request, StoreResult};
 use crate::time::{Duration, Now, Time};
 
 /// Stamp by block; absent: never written.
@@ -84,6 +84,8 @@ pub struct World {
     pub(super) trace: bool,
     /// No faults but those of [`World::corrupt`].
     pub(super) calm: bool,
+    /// What is being written when an array dies cannot be read by either afterwards.
+    pub(super) rotten: bool,
     /// Blocks that were changed silently on one copy.
     pub(super) corrupted: BTreeSet<u64>,
 }
@@ -152,6 +154,7 @@ impl World {
             mutated: false,
             trace: std::env::var_os("PAIR_TRACE").is_some(),
             calm: false,
+            rotten: seed.is_multiple_of(4),
             corrupted: BTreeSet::new(),
         }
     }
@@ -356,7 +359,7 @@ impl World {
         match volume.submit(Request { op, extent }, cx, &mut array.out) {
             Ok(id) => {
                 let gate = volume.gate();
-                let tenure = Some(gate.tenure).filter(|_| gate.may_start(cx.now));
+                let tenure = Some(gate.tenure).filter(|_| volume.may_start(cx.now));
                 let payload = Payload {
                     tenure,
                     record,
@@ -439,6 +442,9 @@ impl World {
                     self.cut_lane(lane);
                 }
                 self.stale.retain(|(from, _)| *from == side);
+                if self.rotten {
+                    self.rot(side);
+                }
                 self.arrays[side].crash(&mut self.random);
                 if self.random.chance(3) {
                     self.restart(side);
@@ -479,6 +485,17 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn rot(&mut self, side: usize) {
+        let payloads = self.arrays[side].payloads.values();
+        let writes = payloads.filter(|payload| payload.op.writes() && !payload.freed);
+        let written: Vec<u64> = writes.flat_map(|payload| hot(payload.extent)).collect();
+        for lba in written {
+            let block = lba / BLOCKS_PER_PHYSICAL * BLOCKS_PER_PHYSICAL;
+            self.say(|| format!("nobody can read {block}"));
+            self.arrays.iter_mut().for_each(|array| _ = array.bad.insert(block));
         }
     }
 

@@ -192,7 +192,7 @@ fn a_session_that_ends_half_way_leaves_the_whole_region_in_doubt() {
         }
         actions = step(&mut disks, &mut rig, actions);
     };
-    assert_eq!(rig.volume.status().lost_blocks, 1);
+    assert_eq!(rig.doubt(), (1, 0, 0), "nothing is lost before all of it was examined");
     let check = rig.volume.blocks_given(asked, rig.cx()).unwrap();
     assert_eq!(rig.volume.blocks_given(asked, rig.cx()), None, "once");
     assert!(rig.volume.lane_lost(LANE), "frames of it were on that lane");
@@ -208,6 +208,52 @@ fn a_session_that_ends_half_way_leaves_the_whole_region_in_doubt() {
     disks.bad_there.clear();
     assert!(disks.carry_out(&mut rig, again).contains(&local(read)));
     assert_eq!(rig.doubt(), (0, 0, 0));
+}
+
+#[test]
+fn a_region_whose_copy_has_lost_something_and_goes_on_is_not_verified() {
+    let (mut rig, mut actions) = Rig::restarted(&[0]);
+    let mut disks = Disks { bad_here: blocks(&[8, 64]), bad_there: blocks(&[8]), ..Disks::default() };
+    let asks = |action: &VolumeAction| matches!(action, VolumeAction::AskBlocks { header, .. } if header.extent == physical(64));
+    while !actions.iter().any(asks) {
+        actions = step(&mut disks, &mut rig, actions);
+    }
+    let cx = rig.cx();
+    rig.volume.begin_verify(false, cx, &mut rig.out).unwrap();
+    let checked = |action: &VolumeAction| match action {
+        VolumeAction::Sum { header, .. } => Some(header.extent.lba / REGION_BLOCKS),
+        _ => None,
+    };
+    let regions: Vec<u64> = rig.run().iter().filter_map(checked).collect();
+    assert_eq!(regions, [1, 2]);
+}
+
+#[test]
+fn a_verify_names_what_is_lost() {
+    let (mut rig, actions) = Rig::restarted(&[3]);
+    let lost = 3 * REGION_BLOCKS + 8;
+    let mut disks = Disks { bad_here: blocks(&[lost]), bad_there: blocks(&[lost]), ..Disks::default() };
+    disks.carry_out(&mut rig, actions);
+    let cx = rig.cx();
+    rig.volume.begin_verify(true, cx, &mut rig.out).unwrap();
+    let mut actions = rig.run();
+    while !actions.is_empty() {
+        let mut next = Vec::new();
+        for action in actions {
+            if let VolumeAction::Sum { check, header, .. } = action {
+                let sums = vec![[1; 32]; usize::try_from(pieces(header.extent)).unwrap()];
+                rig.volume.summed(check, Some(sums.clone()), false, cx, &mut rig.out);
+                rig.volume.sums_given(header, sums, cx, &mut rig.out);
+                next.extend(rig.run());
+            }
+        }
+        actions = next;
+    }
+    let report = rig.volume.verified().unwrap();
+    assert_eq!((report.compared, report.end), (64, Some(VerifyEnd::Complete)));
+    let difference = Difference { extent: physical(lost), finding: Finding::Lost, repaired: false };
+    assert_eq!(report.differences, [difference]);
+    assert_eq!(rig.doubt(), (1, 1, 1));
 }
 
 /// One round of [`Disks::carry_out`].
