@@ -225,6 +225,10 @@ pub enum Mutation {
     T13HandOverUnflushed,
     /// T13: a flush is answered when this disk alone is flushed.
     T13FuaHereOnly,
+    /// T13: what a failed flush could not write is read on after the loss was accepted.
+    T13PhantomsShown,
+    /// T13: a copy is brought up to date before what it held in memory is on its disk.
+    T13CopyUnflushed,
     /// T14: a primary that stops or whose disk fails can only switch over.
     T14NoHandOver,
     /// F22, F23: what the probes of the disks say is not heard.

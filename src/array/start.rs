@@ -126,6 +126,7 @@ pub fn memory(engine: Engine, nonce: [u8; 16], volumes: &VolumeSet) -> MemoryId 
         tracing::error!(%error, "what a former process left in the page cache cannot be flushed: it counts as lost");
         return own;
     }
+    volumes.forget_memory();
     match clock::boot_id().map(|id| Uuid::parse_str(&id)) {
         Ok(Ok(id)) => MemoryId(id.into_bytes()),
         _ => own,

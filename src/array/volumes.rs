@@ -366,8 +366,12 @@ impl VolumeSet {
     /// # Errors
     /// The first that cannot be flushed: what was in memory of it may be lost.
     pub fn flush_memory(&self) -> io::Result<()> {
-        let memory = |volume: &Volume| volume.with(|core, _, _| core.promise() == WritePromise::Memory);
-        self.all().iter().filter(|volume| memory(volume)).try_for_each(|volume| volume.file().flush())
+        self.all().iter().filter(|volume| is_memory(volume)).try_for_each(|volume| volume.file().flush())
+    }
+
+    /// After a flush: what a flush of a former process failed to write is not shown any more.
+    pub fn forget_memory(&self) {
+        self.all().iter().filter(|volume| is_memory(volume)).for_each(|volume| volume.file().forget_cache());
     }
 
     /// Nothing that the copy holds, or held, counts any more: its map says so, durably, when this returns. The
@@ -438,4 +442,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 fn geometry(volume: &VirtualVolume) -> Geometry {
     Geometry { id: volume.volume_id(), blocks: volume.size_bytes / u64::from(crate::block::BLOCK) }
+}
+
+fn is_memory(volume: &Volume) -> bool {
+    volume.with(|core, _, _| core.promise() == WritePromise::Memory)
 }

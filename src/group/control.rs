@@ -63,6 +63,7 @@ pub(super) struct Sum {
     pub memory: bool,
     pub unflushed_here: bool,
     pub flush_failed: bool,
+    pub forgetting: bool,
     pub unflushed_there: bool,
 }
 
@@ -85,6 +86,7 @@ impl Sum {
         if status.memory {
             self.memory = true;
             self.flush_failed |= status.flush_failed;
+            self.forgetting |= status.forgetting;
             self.unflushed_here |= status.unflushed_here;
             self.unflushed_there |= status.unflushed_there;
         }

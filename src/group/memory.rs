@@ -109,7 +109,11 @@ impl Control {
     /// never acknowledged, shown to a host here and then lost, would be a read that goes back.)
     pub(super) fn flushes_first(&self) -> bool {
         let alone = self.is_primary() && !self.is_both();
-        alone && self.sum.memory && self.sum.unflushed_here && !mutation::on(Mutation::T13AloneNotStable)
+        self.sum.forgetting
+            || alone
+                && self.sum.memory
+                && self.sum.unflushed_here
+                && !mutation::on(Mutation::T13AloneNotStable)
     }
 
     /// Both arrays were in {A,B} and lost what their memories held: nobody has it any more. This one, the

@@ -257,6 +257,7 @@ impl Rig {
                     continue;
                 }
                 VolumeAction::Mirror { .. }
+                | VolumeAction::MirrorSync { .. }
                 | VolumeAction::Copy { .. }
                 | VolumeAction::Acknowledge { .. } => {
                     if !self.cut[0] && self.arrays[at].link.is_some() {
@@ -329,6 +330,7 @@ impl Rig {
                 }
             }
             VolumeAction::Sync { sync } => volume.synced(sync, result, cx, &mut out),
+            VolumeAction::Forget { sync } => volume.forgotten(sync, cx, &mut out),
             VolumeAction::Copy { copy, .. } => volume.copy_sent(copy, Ok(1), cx, &mut out),
             VolumeAction::Apply { apply, .. } => volume.applied(apply, result, cx, &mut out),
             VolumeAction::Poke => return self.event(at, Event::Poke),
@@ -345,7 +347,9 @@ impl Rig {
         let volume = &mut self.arrays[to].volume;
         let mut out = Vec::new();
         match action {
-            VolumeAction::Mirror { lane, header, .. } | VolumeAction::Copy { lane, header, .. } => {
+            VolumeAction::Mirror { lane, header, .. }
+            | VolumeAction::MirrorSync { lane, header }
+            | VolumeAction::Copy { lane, header, .. } => {
                 let _ = volume.receive(lane, header, cx, &mut out);
             }
             VolumeAction::Acknowledge { session, sequence, result, .. } => {
@@ -427,6 +431,7 @@ impl Rig {
         one.map.clone_from(&old.map);
         let map = DirtyMap::decode(geometry(), &one.map).unwrap();
         one.volume = Volume::restore(geometry(), Limits::default(), map);
+        one.volume.set_promise(old.volume.promise());
         self.arrays[at] = one;
         self.enrol(at, false);
     }
@@ -636,5 +641,6 @@ fn in_sync() -> Rig {
 }
 
 mod disks;
+mod memory;
 mod operators;
 mod scenarios;

@@ -219,6 +219,9 @@ pub enum VolumeAction {
     /// Flush this array's store: all that was reported done before is on stable storage afterwards; then
     /// `synced`.
     Sync { sync: SyncId },
+    /// Forget what is cached of this array's store and was written, or could not be: reads show what the disk
+    /// holds afterwards; then `forgotten`.
+    Forget { sync: SyncId },
     /// Send the header on `lane`: the peer is to flush its store. Its answer comes through `mirror_acked`.
     MirrorSync { lane: LaneId, header: FrameHeader },
     /// What the command reads cannot be read here: ask the peer for the header's extent on `lane`
@@ -310,6 +313,8 @@ pub struct Status {
     pub unflushed_here: bool,
     /// A flush of this store failed: what its memory held may be nowhere.
     pub flush_failed: bool,
+    /// What the disk lacks and the kernel shows all the same is being forgotten: nothing is to be read.
+    pub forgetting: bool,
     /// As primary: the peer may have acknowledged something that is not on its disk yet.
     pub unflushed_there: bool,
 }

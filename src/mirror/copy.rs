@@ -339,7 +339,8 @@ impl Volume {
         // Rule 5: nothing is copied from under a late write of the former primary.
         let drained = self.applies.running_old() == 0;
         // What {me} reads, and sends as stable, must be so here: else a crash turns an equal region unequal.
-        let stable = !self.is_alone() || !self.unflushed.here() || !self.is_memory();
+        let stable =
+            !self.is_alone() || !self.is_memory() || !(self.unflushed.here() || self.has_phantoms_alone());
         if !self.can_send() || !drained || !stable || self.peer_failed || self.copies.halted_until.is_some() {
             return false;
         }

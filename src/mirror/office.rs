@@ -144,7 +144,7 @@ impl Volume {
             }
         }
         if !is && new.in_sync == InSync::Primary {
-            self.unflushed.made_anew(); // it will be: what it may lack is out of sync
+            self.unflushed.give_up(); // what it may lack is out of sync
         }
         // In sync as secondary, by this very step: whatever the maps say was copied.
         let was_in_sync_secondary = !was && same_tenure && old.in_sync == InSync::Both;

@@ -1,7 +1,7 @@
 //! The peer's frames, as secondary: fenced by tenure and session at the door, applied in the order
 //! in which overlapping ones came, drained before a newer session is accepted (rules 5, 14).
 
-use crate::arbitration::Tenure;
+use crate::arbitration::{InSync, Tenure};
 use crate::block::{Extent, Op, StoreResult};
 use crate::mutation::{self, Mutation};
 use crate::time::Time;
@@ -289,7 +289,13 @@ impl Volume {
                 self.settle(cx, out);
             }
         }
-        self.status().store_io_old == 0 || mutation::on(Mutation::T9NotDrained)
+        // What it held in memory when it was dropped is to be on its disk before anything overwrites that:
+        // else a loss of power leaves a copy of no moment (F14).
+        let flushed = !self.is_memory()
+            || self.group.is_some_and(|group| group.config.in_sync == InSync::Both)
+            || !self.unflushed.here()
+            || mutation::on(Mutation::T13CopyUnflushed);
+        (self.status().store_io_old == 0 || mutation::on(Mutation::T9NotDrained)) && flushed
     }
 
     /// No frame is taken any more; those that wait are dropped, those on their way to the disk are

@@ -82,6 +82,10 @@ pub(super) struct Unflushed {
     /// A flush failed: what was in memory may be nowhere (a kernel forgets it), and no later flush can
     /// tell. Ends when the copy is made anew.
     failed: bool,
+    /// A flush failed while something was unflushed: what the kernel could not write it may show as written
+    /// until it forgets it. Ends when the copy is made anew, or all that is cached is forgotten.
+    phantoms: bool,
+    forgetting: Option<SyncId>,
     /// As primary: the same of the peer, by its acknowledgements.
     there_written: u64,
     there_flushed: u64,
@@ -111,6 +115,8 @@ impl Unflushed {
             not_before: Time::ZERO,
             next_id: 0,
             failed: false,
+            phantoms: false,
+            forgetting: None,
             there_written: 0,
             there_flushed: 0,
             asked: None,
@@ -130,7 +136,11 @@ impl Unflushed {
 
     /// Something that this store took may not be on its disk.
     pub const fn here(&self) -> bool {
-        self.in_flight != 0 || self.flushed < self.written || self.failed
+        self.in_flight != 0 || self.flushed < self.written || self.failed || self.forgetting.is_some()
+    }
+
+    pub const fn is_forgetting(&self) -> bool {
+        self.forgetting.is_some()
     }
 
     pub const fn has_failed(&self) -> bool {
@@ -211,9 +221,15 @@ impl Unflushed {
         self.there_written += 1;
     }
 
-    /// The copy was made anew, by stable writes: what a flush lost here is of no matter any more.
+    /// The copy is to be made anew: what a flush lost here is of no matter any more.
+    pub const fn give_up(&mut self) {
+        self.failed = false;
+    }
+
+    /// It was, by stable writes.
     pub const fn made_anew(&mut self) {
         self.failed = false;
+        self.phantoms = false;
     }
 
     pub const fn set_stable(&mut self, stable: bool) {
@@ -296,13 +312,44 @@ impl Volume {
             return;
         }
         unflushed.not_before = now + FLUSH_AFTER;
-        unflushed.failed |= both && (unflushed.flushed < unflushed.written || unflushed.in_flight != 0);
+        let lost = unflushed.flushed < unflushed.written || unflushed.in_flight != 0;
+        unflushed.failed |= both && lost;
+        unflushed.phantoms |= lost;
     }
 
-    /// What a failed flush lost is given up: nobody has it any more.
+    /// What a failed flush lost is given up: nobody has it any more. What the kernel still shows of it is
+    /// forgotten first (`Status::forgetting`): a read of it could go back.
     pub fn accept_loss(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
-        self.unflushed.made_anew();
+        self.unflushed.failed = false;
+        self.forget_phantoms(out);
         self.settle(cx, out);
+    }
+
+    /// A primary on its own must not show what its disk lacks.
+    pub(super) fn has_phantoms_alone(&self) -> bool {
+        self.unflushed.phantoms && self.is_primary() && self.is_alone()
+    }
+
+    fn forget_phantoms(&mut self, out: &mut Vec<VolumeAction>) {
+        if mutation::on(Mutation::T13PhantomsShown) {
+            self.unflushed.phantoms = false;
+        }
+        let unflushed = &mut self.unflushed;
+        if unflushed.phantoms && unflushed.forgetting.is_none() {
+            unflushed.next_id = unflushed.next_id.wrapping_add(1);
+            let sync = SyncId(unflushed.next_id);
+            unflushed.forgetting = Some(sync);
+            out.push(VolumeAction::Forget { sync });
+        }
+    }
+
+    /// What a `Forget` action asked for is done.
+    pub fn forgotten(&mut self, sync: SyncId, cx: Context, out: &mut Vec<VolumeAction>) {
+        if self.unflushed.forgetting == Some(sync) {
+            self.unflushed.forgetting = None;
+            self.unflushed.phantoms = false;
+            self.settle(cx, out);
+        }
     }
 
     /// A flush of this store that the `Sync` action asked for is over.
@@ -331,7 +378,8 @@ impl Volume {
     /// Control waits for the end of what is in memory.
     fn poke_if_flushed(&mut self, out: &mut Vec<VolumeAction>) {
         let unflushed = &mut self.unflushed;
-        let now = [unflushed.here(), unflushed.there_flushed < unflushed.there_written];
+        let here = unflushed.here();
+        let now = [here, unflushed.there_flushed < unflushed.there_written];
         let was = core::mem::replace(&mut unflushed.seen, now);
         let ended = (was[0] && !now[0]) || (was[1] && !now[1]);
         if ended && unflushed.stable && self.group.is_some() {
@@ -345,6 +393,9 @@ impl Volume {
             return;
         }
         let now = cx.now.grantor;
+        if self.has_phantoms_alone() {
+            self.forget_phantoms(out);
+        }
         self.begin_clearing(now);
         self.begin_flush(now, out);
         self.ask_for_flush(cx, out);
@@ -421,8 +472,9 @@ impl Volume {
         let mut from = 0;
         while let Some(region) = regions.next_from(from) {
             from = region + 1;
-            // In use again, or in doubt: its turn comes with its age, or its copy.
-            if !self.active.contains(region) && !self.recovering.contains(region) {
+            // In use again, in doubt, or used meanwhile: its turn comes with its age, its copy, or the next flushes.
+            let used = self.active.contains(region) || self.unflushed.retired.contains(region);
+            if !used && !self.recovering.contains(region) {
                 self.map.clear_active(region);
             }
         }

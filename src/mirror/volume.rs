@@ -476,7 +476,8 @@ impl Volume {
             unkept: self.is_unkept(),
             memory: self.is_memory(),
             flush_failed: self.unflushed.has_failed(),
-            unflushed_here: self.unflushed.here(),
+            unflushed_here: self.unflushed.here() || self.has_phantoms_alone(),
+            forgetting: self.unflushed.is_forgetting(),
             unflushed_there: self.unflushed_there(),
             ..Status::default()
         };

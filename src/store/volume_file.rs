@@ -464,6 +464,14 @@ impl DataFile {
         self.inner.device
     }
 
+    /// What the page cache holds of the volume and is not to be written any more is forgotten, as far as the kernel
+    /// can: what a failed flush could not write is not shown any longer.
+    pub fn forget_cache(&self) {
+        if let Err(error) = self.inner.lock.forget_cache() {
+            tracing::warn!(%error, "the page cache of a volume cannot be dropped");
+        }
+    }
+
     /// Everything written before is on stable storage. Blocks.
     ///
     /// # Errors

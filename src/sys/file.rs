@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
 
@@ -446,6 +446,19 @@ impl RawFile {
             return volatile.sync();
         }
         self.file.sync_data()
+    }
+
+    /// Drops clean pages from the page cache. After a flush that failed, the pages it could not write are clean,
+    /// and would be read until memory is short.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget_cache(&self) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if self.volatile.is_some() {
+            return Ok(()); // its flushes do not fail
+        }
+        Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
     /// The first data at or after `offset`, up to `end`, as `(start, end)`; `None`: only holes.

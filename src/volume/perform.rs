@@ -185,6 +185,10 @@ fn perform(volume: &Volume, thread: &Rc<DataThread>, work: Work, next: &mut Effe
                 move |effects: &mut Effects| volume.synced(sync, result, effects)
             });
         }
+        Work::Forget { sync } => {
+            volume.file().forget_cache();
+            volume.forgotten(sync, next);
+        }
         Work::Mend { command, extent, data } => {
             let Some(handle) = thread.handle(volume) else {
                 volume.mended(command, StoreResult::Failed, next);

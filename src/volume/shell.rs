@@ -335,6 +335,10 @@ impl Volume {
         });
     }
 
+    pub(super) fn forgotten(&self, sync: SyncId, effects: &mut Effects) {
+        self.call(effects, |inner, context, out| inner.core.forgotten(sync, context, out));
+    }
+
     pub(super) fn synced(&self, sync: SyncId, result: StoreResult, effects: &mut Effects) {
         self.call(effects, |inner, context, out| inner.core.synced(sync, result, context, out));
     }
@@ -464,6 +468,10 @@ impl Inner {
                 VolumeAction::Sync { sync } => {
                     let thread = here.unwrap_or(0);
                     effects.work.push((Work::Sync { sync }, thread));
+                }
+                VolumeAction::Forget { sync } => {
+                    let thread = here.unwrap_or(0);
+                    effects.work.push((Work::Forget { sync }, thread));
                 }
                 VolumeAction::Fetch { lane, header, .. } | VolumeAction::MirrorSync { lane, header } => {
                     let Some(group) = self.group else { continue };

@@ -23,6 +23,8 @@ pub enum Work {
     Apply { apply: ApplyId, header: FrameHeader, data: Buffer, keep: Option<u64>, durability: Durability },
     /// A flush of this copy that no command asked for.
     Sync { sync: SyncId },
+    /// What is cached of this copy and not to be written any more is forgotten.
+    Forget { sync: SyncId },
     /// A question of the peer for blocks of this copy.
     Lend { apply: ApplyId, extent: Extent },
     /// A question of the peer for digests of this copy.

@@ -23,6 +23,8 @@ pub enum Owner<C, A, K> {
     Back,
     /// A flush that no command asked for.
     Sync(SyncId),
+    /// What is cached and not on the medium any more is forgotten.
+    Forget(SyncId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum Kind {
     /// Into the cache of a memory volume; on the medium after a flush.
     CachedWrite,
     Flush,
+    /// Blocks that a failed flush dropped read as the medium has them.
+    Forget,
 }
 
 impl Kind {
@@ -59,7 +63,7 @@ impl Failure {
     pub const fn result(self, kind: Kind) -> Option<StoreResult> {
         match (self, kind) {
             (Self::Full, Kind::Write | Kind::CachedWrite) => Some(StoreResult::NoSpace),
-            (Self::Full, Kind::Flush) => None,
+            (Self::Full, Kind::Flush) | (_, Kind::Forget) => None,
             (_, Kind::Write | Kind::CachedWrite | Kind::Flush) | (Self::Everything, _) => {
                 Some(StoreResult::Failed)
             }
@@ -144,6 +148,9 @@ impl<O: Copy> Store<O> {
     /// The kernel has it: a read-modify-write reads what is around now.
     pub fn submitted(&mut self, id: IoId) {
         let Some(Some(io)) = self.slots.get_mut(id as usize) else { return };
+        if io.kind == Kind::Forget {
+            return;
+        }
         if io.kind == Kind::Flush {
             let v = usize::from(io.volume);
             io.flushes = unflushed(&self.volumes[v], &self.stable[v], &self.dropped[v]);
@@ -182,6 +189,13 @@ impl<O: Copy> Store<O> {
         let (stable, dropped) = (&mut self.stable[v], &mut self.dropped[v]);
         let blocks = &mut self.volumes[v];
         match io.kind {
+            Kind::Forget => {
+                for index in (0..blocks.len()).filter(|index| core::mem::take(&mut dropped[*index])) {
+                    blocks[index] = stable[index];
+                }
+                let span = crate::layout::Span { first: 0, count: blocks.len() as _ };
+                Some((io.volume, Payload { span, ..Payload::default() }))
+            }
             Kind::Flush => {
                 let covered = (0..blocks.len()).filter(|index| io.flushes >> index & 1 == 1);
                 for index in covered {
@@ -298,15 +312,23 @@ impl<O> Store<O> {
         }
     }
 
-    /// The cache outlived its process, and is written back.
-    pub fn flush_all(&mut self) {
+    /// The cache outlived its process, and is written back; what a failed flush dropped of it is forgotten.
+    pub fn flush_all(&mut self, changed: &mut Vec<(u8, usize)>) {
         for v in 0..self.volumes.len() {
             for index in 0..self.volumes[v].len() {
-                if !self.dropped[v][index] {
+                if core::mem::take(&mut self.dropped[v][index]) {
+                    self.volumes[v][index] = self.stable[v][index];
+                    changed.push((v as u8, index));
+                } else {
                     self.stable[v][index] = self.volumes[v][index];
                 }
             }
         }
+    }
+
+    /// What is read once everything that a failed flush dropped is forgotten.
+    pub fn kept(&self, v: usize, index: usize) -> Stamp {
+        if self.dropped[v][index] { self.stable[v][index] } else { self.volumes[v][index] }
     }
 }
 

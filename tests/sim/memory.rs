@@ -100,7 +100,7 @@ impl World {
         }
         if !power && chance.per_mille(survives) {
             // The next process flushes it before it does anything else.
-            self.arrays[a].store.flush_all();
+            self.arrays[a].store.flush_all(changed);
             return;
         }
         let back = self.memory.written_back;
@@ -138,7 +138,7 @@ impl World {
             let floor = self.memory.floor[v];
             self.watch.forget_acknowledged(v);
             for index in 0..self.registers[v].len() {
-                let stamp = self.arrays[a].store.volumes[v][index];
+                let stamp = self.arrays[a].store.kept(v, index);
                 if let Err(anomaly) = self.registers[v][index].fall_back(stamp, floor, self.now) {
                     let lba = layout::lba(index);
                     return self.violate(format!(

@@ -91,7 +91,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::MendFromStaleCopy, 41),
     by_chance(Mutation::MendWithoutHold, 186),
     by_chance(Mutation::R18LostVotesCount, 10),
-    by_chance(Mutation::R18EnrolsBoth, 1233),
+    by_chance(Mutation::R18EnrolsBoth, 8841),
     by_chance(Mutation::R18CopyCounts, 16),
     scripted(Mutation::T16NoContactNeeded, 1, &scripts::SECOND_REPLACEMENT),
     scripted(Mutation::R12ReEnrolByOneArray, 2, &scripts::TWO_WITNESSES),

@@ -154,6 +154,10 @@ impl World {
                 let nothing = Payload { span: span(NOWHERE), ..Payload::default() };
                 self.begin_io(a, v, Owner::Sync(sync), Kind::Flush, NOWHERE, nothing);
             }
+            VolumeAction::Forget { sync } => {
+                let nothing = Payload { span: span(NOWHERE), ..Payload::default() };
+                self.begin_io(a, v, Owner::Forget(sync), Kind::Forget, NOWHERE, nothing);
+            }
             VolumeAction::Compare { command } => {
                 let Some(c) = self.command(a, v, command) else { return };
                 let (extent, expected) = (c.request.extent, c.expected);
@@ -372,6 +376,10 @@ impl World {
                     if done { Ok(Weighing { differing: Vec::new(), mended: true }) } else { Err(io.result) };
                 let thread = self.any_thread(a);
                 self.with_volume(a, v, thread, |core, cx, out| core.weighed(copy.id, result, cx, out));
+            }
+            Owner::Forget(sync) => {
+                let thread = self.any_thread(a);
+                self.with_volume(a, v, thread, |core, cx, out| core.forgotten(sync, cx, out));
             }
             Owner::Sync(sync) => {
                 let thread = self.any_thread(a);

@@ -44,7 +44,9 @@ impl World {
                     return Err("a frame of the present session without payload".into());
                 }
             }
-            VolumeAction::Sync { .. } => return Err("a flush of a stable volume".into()),
+            VolumeAction::Sync { .. } | VolumeAction::Forget { .. } => {
+                return Err("a flush of a stable volume".into());
+            }
             VolumeAction::Fetch { lane, header, .. } | VolumeAction::MirrorSync { lane, header } => {
                 self.send(side, lane, Message::Data(lane, Frame { header, data: Image::new() }));
             }

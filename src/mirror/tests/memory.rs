@@ -215,7 +215,7 @@ fn past_the_bound_writes_are_stable_until_a_flush_has_made_room() {
     let mut writes = Vec::new();
     for n in 0..4 {
         let (write, header, how) = goes(&mut rig, n * 64);
-        assert_eq!(how[0], false, "write {n}");
+        assert!(!how[0], "write {n}");
         writes.push((write, header));
     }
     assert_eq!(goes(&mut rig, 512).2, [true, true], "16 KiB are in memory, or on the way there");
@@ -229,7 +229,7 @@ fn past_the_bound_writes_are_stable_until_a_flush_has_made_room() {
         actions = synced(&mut rig, sync, StoreResult::Done);
     }
     assert!(syncs > 0, "half of the bound is reason to flush");
-    assert_eq!(goes(&mut rig, 640).2[0], false, "room again");
+    assert!(!goes(&mut rig, 640).2[0], "room again");
 }
 
 #[test]
@@ -241,16 +241,113 @@ fn a_flush_that_failed_leaves_nothing_more_in_memory_and_never_counts_as_done() 
     synced(&mut rig, sync, StoreResult::Failed);
     let status = rig.volume.status();
     assert_eq!((status.flush_failed, status.store_failed, status.unflushed_here), (true, true, true));
-    assert_eq!(goes(&mut rig, 64).2[0], true);
+    assert!(goes(&mut rig, 64).2[0]);
     // The kernel reports a lost page once: a later flush that ends well proves nothing.
     let flush = rig.submit(Op::Flush, 0, 0);
     let there = mirrored(&rig.run())[0];
     rig.ack(there, StoreResult::Done);
     assert!(!rig.local(flush, StoreResult::Done).contains(&answer(flush, Outcome::Good)));
     assert!(rig.volume.status().flush_failed);
+}
+
+fn forget_of(actions: &[VolumeAction]) -> Option<SyncId> {
+    actions.iter().find_map(|action| match action {
+        VolumeAction::Forget { sync } => Some(*sync),
+        _ => None,
+    })
+}
+
+/// A primary whose flush of one write failed.
+fn failed() -> Rig {
+    let mut rig = cached(Limits::default());
+    let (write, header, _) = goes(&mut rig, 0);
+    done(&mut rig, write, header);
+    let sync = sync_of(&tick(&mut rig, 1000)).unwrap();
+    synced(&mut rig, sync, StoreResult::Failed);
+    rig
+}
+
+fn forgotten(rig: &mut Rig, sync: SyncId) {
+    let cx = rig.cx();
+    rig.volume.forgotten(sync, cx, &mut rig.out);
+    rig.run();
+}
+
+/// A kernel shows pages that it could not write, until it needs their memory: a read would go back.
+fn what_could_not_be_written_is_forgotten_before_it_is_read() {
+    // The promise is void, in {A,B}.
+    let mut rig = failed();
     let cx = rig.cx();
     rig.volume.accept_loss(cx, &mut rig.out);
-    assert!(!rig.volume.status().flush_failed);
+    let sync = forget_of(&rig.run()).expect("forgotten");
+    let status = rig.volume.status();
+    assert_eq!((status.flush_failed, status.forgetting, status.unflushed_here), (false, true, true));
+    forgotten(&mut rig, sync);
+    assert!(!rig.volume.status().forgetting);
+    // Out of sync and back in office by an override.
+    let mut rig = failed();
+    rig.learn(config(2, 2, Side::B, InSync::Primary));
+    rig.run();
+    assert!(!rig.volume.status().flush_failed, "it is to be made anew");
+    rig.learn(config(3, 3, Side::A, InSync::Primary));
+    let sync = forget_of(&rig.run()).expect("forgotten");
+    assert!(rig.volume.status().unflushed_here, "control opens no gate");
+    forgotten(&mut rig, sync);
+    assert!(!rig.volume.status().forgetting);
+    // Made anew by a resync: nothing is left of it.
+    let mut rig = failed();
+    rig.learn(config(2, 2, Side::B, InSync::Primary));
+    rig.learn(config(3, 2, Side::B, InSync::Both));
+    rig.learn(config(4, 4, Side::A, InSync::Primary));
+    assert_eq!(forget_of(&rig.run()), None);
+}
+
+#[test]
+fn t13_what_could_not_be_written_is_forgotten_before_it_is_read() {
+    what_could_not_be_written_is_forgotten_before_it_is_read();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_what_could_not_be_written_and_is_shown_all_the_same_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13PhantomsShown));
+        what_could_not_be_written_is_forgotten_before_it_is_read();
+    });
+    assert!(run.join().is_err(), "phantoms are shown, and nobody notices");
+}
+
+/// F14: what a copy holds when its resync begins is what an override would serve.
+fn a_dropped_copy_is_flushed_before_it_is_overwritten() {
+    let (mut volume, mut out) = secondary(false);
+    let (write, _) = receive(&mut volume, frame(1, Op::Write, 8, true), &mut out);
+    volume.applied(write, StoreResult::Done, at(0), &mut out);
+    let dropped = config(2, 1, Side::A, InSync::Primary);
+    volume.learned(&dropped, at(0), &mut out);
+    out.clear();
+    allow(&mut volume, true, 0, &mut out);
+    let sync = sync_of(&out).expect("flushed at once");
+    let next = SessionId { boot: 1, counter: 2 };
+    assert!(!volume.accept_session(dropped.tenure(), next, at(0), &mut out), "not on its disk");
+    out.clear();
+    volume.synced(sync, StoreResult::Done, at(0), &mut out);
+    assert!(out.contains(&VolumeAction::Poke), "control answers the hello now");
+    assert!(volume.accept_session(dropped.tenure(), next, at(0), &mut out));
+}
+
+#[test]
+fn t13_a_dropped_copy_is_flushed_before_it_is_overwritten() {
+    a_dropped_copy_is_flushed_before_it_is_overwritten();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_dropped_copy_that_is_not_flushed_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13CopyUnflushed));
+        a_dropped_copy_is_flushed_before_it_is_overwritten();
+    });
+    assert!(run.join().is_err(), "a copy may become one of no moment, and nobody notices");
 }
 
 #[test]
