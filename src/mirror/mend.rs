@@ -205,7 +205,11 @@ impl Volume {
         command.mirror = Mirror::Unsent;
         command.issued = cx.now.grantor;
         let command = self.commands.id(slot);
-        out.push(if reads { VolumeAction::Local { command, stable: true } } else { VolumeAction::Compare { command } });
+        out.push(if reads {
+            VolumeAction::Local { command, stable: true }
+        } else {
+            VolumeAction::Compare { command }
+        });
     }
 }
 

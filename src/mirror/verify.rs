@@ -187,6 +187,7 @@ impl Volume {
             return self.next_check(out);
         }
         // What is in doubt for other reasons is being copied: its turn comes after that.
+        let verify = self.verify.as_ref()?;
         let mut again = verify.again.iter().copied();
         if let Some(region) = again.find(|&region| !self.recovering.contains(region)) {
             return Some(region);
