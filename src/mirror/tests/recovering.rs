@@ -399,3 +399,24 @@ fn pieces_on_any_lane_are_seen() {
     set(None);
     assert_ne!(used, BTreeSet::from([LANE]));
 }
+
+/// Both arrays have lost a block, and the disk here reads it again by chance: is it asked?
+#[cfg(feature = "testing")]
+fn what_is_lost_is_read() -> bool {
+    let (mut rig, actions) = Rig::restarted(&[0]);
+    let mut disks = Disks { bad_here: blocks(&[8]), bad_there: blocks(&[8]), ..Disks::default() };
+    disks.carry_out(&mut rig, actions);
+    let read = rig.submit(Op::Read, 8, 1);
+    rig.run().contains(&local(read))
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_look_at_what_is_lost_is_seen() {
+    use crate::mutation::{Mutation, set};
+    assert!(!what_is_lost_is_read());
+    set(Some(Mutation::LostIsRead));
+    let read = what_is_lost_is_read();
+    set(None);
+    assert!(read);
+}
