@@ -633,5 +633,6 @@ fn in_sync() -> Rig {
 }
 
 mod disks;
+mod membership;
 mod operators;
 mod scenarios;

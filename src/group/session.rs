@@ -130,6 +130,7 @@ impl Control {
             && mirrored
             && !self.arbiter.is_removed()
             && !self.arbiter.is_split()
+            && self.members_held == 0
             && !self.draining
             && !self.arbiter.voted_away()
             && self.changes.dropping.is_none()
