@@ -41,6 +41,8 @@ pub struct Plan {
     pub groups: usize,
     pub volumes: Vec<VolumePlan>,
     pub regions: u64,
+    /// What volumes may have grown to in the end.
+    pub room: u64,
     pub hosts: usize,
     /// The group starts with a full copy.
     pub full_sync: bool,
@@ -93,6 +95,7 @@ impl Plan {
             groups,
             volumes,
             regions: rng.between(1, 3),
+            room: 0,
             full_sync: rng.coin(),
             timers: Self::timers(rng),
             hosts: rng.between(1, 3) as usize,

@@ -13,6 +13,7 @@ use crate::host::{ArrayMessage, Host, HostMessage, MS};
 use crate::invariants::Watch;
 use crate::keeping::Images;
 use crate::layout::{self, Payload, Stamp};
+use crate::members::Operator;
 use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, is_host, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
@@ -191,6 +192,9 @@ pub struct World {
     pub network: Network<Message>,
     pub plan: Plan,
     pub extents: Vec<Extent>,
+    /// In what volumes grow by.
+    pub grown: Vec<Extent>,
+    pub operator: Operator,
     pub arrays: Vec<Array>,
     pub witness: Witness,
     pub second: Second,
@@ -251,7 +255,8 @@ impl World {
         if let Some(script) = script {
             (script.plan)(&mut plan);
         }
-        let blocks = plan.regions as usize * layout::PER_REGION;
+        let operator = Operator::draw(seed, script, &mut plan);
+        let blocks = plan.room as usize * layout::PER_REGION;
         let volumes = plan.volumes.len();
         let arrays = vec![Array::new(&plan, &mut rng), Array::new(&plan, &mut rng)];
         let witness = Witness::new(&mut rng);
@@ -264,6 +269,8 @@ impl World {
             queue: Queue::new(),
             network: Network::new(plan.delay, plan.user_timeout),
             extents: layout::extents(plan.regions),
+            grown: layout::extents_beyond(plan.regions, plan.room),
+            operator,
             arrays,
             witness,
             second: Second::new(seed),
@@ -302,6 +309,7 @@ impl World {
         self.plan_bad_sectors(self.digest);
         self.plan_images(self.digest);
         self.plan_second_witness(self.digest);
+        self.plan_members();
         self.drain_due();
     }
 
