@@ -32,6 +32,16 @@ pub enum Mutation {
     T4JoinNotNeeded,
     /// Rule 10: a volume is a member, durably, before its map says that nothing is equal.
     R10AdmittedUnmarked,
+    /// Rule 10: a volume is a member, durably, before it is marked.
+    R10MarkedAfterEntry,
+    /// A copy that hosts write to is overwritten by another one that enters a group.
+    ExportedCopyOverwritten,
+    /// Rule 10: the group may come in sync while its members are being changed.
+    MembersNotHeld,
+    /// The array that is asked to grow a volume does so before the other one.
+    GrowsHereFirst,
+    /// Hosts know that a volume has grown before the objects do.
+    GrowthToldFirst,
     /// T5: an answer decided without the mirror's ack leaves the region clean.
     T5AnsweredAloneUnmarked,
     /// Rule 5: the secondary takes frames of another tenure.
@@ -104,6 +114,10 @@ pub enum Mutation {
     R18LostVotesCount,
     /// Rule 18: the other array is enrolled while both are needed.
     R18EnrolsBoth,
+    /// Rule 18: an array that is enrolled takes part before its copies say that they hold nothing.
+    R18PresentBeforeMarks,
+    /// Rule 18: an array that is enrolled takes part before it has the vote that was offered.
+    R18PresentBeforeVote,
     /// Rule 18: what the copy of an array that is enrolled holds counts.
     R18CopyCounts,
     /// The witness listens to anybody about any group.

@@ -3,6 +3,8 @@
 
 use crate::arbitration::Config;
 
+use crate::mutation::{self, Mutation};
+
 use super::control::Control;
 use super::{GroupState, Role};
 
@@ -24,4 +26,31 @@ impl Control {
 /// one lineage takes its primary from one array to another only with everything that was acknowledged.
 pub fn may_hold_more(known: Option<Config>, offered: &Config) -> bool {
     known.is_some_and(|known| known.lineage != offered.lineage || known.epoch > offered.epoch)
+}
+
+/// One step by which an array that took no part in a group is enrolled. Each is durable before the next begins; a
+/// crash before `Present` leaves it absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    /// The objects: this array takes no part in the group.
+    Absent,
+    /// Volumes that the primary's group has not are members no more.
+    Others,
+    /// Each volume is there, as large as the primary's, and every region of it out of sync.
+    Copies,
+    /// The first vote: what the primary offers.
+    Vote,
+    /// The objects: this array takes part.
+    Present,
+    /// Its control begins, as after a restart.
+    Begin,
+}
+
+pub fn enrolment() -> &'static [Enrolment] {
+    use Enrolment::{Absent, Begin, Copies, Others, Present, Vote};
+    match (mutation::on(Mutation::R18PresentBeforeMarks), mutation::on(Mutation::R18PresentBeforeVote)) {
+        (true, _) => &[Absent, Others, Vote, Present, Copies, Begin],
+        (_, true) => &[Absent, Others, Copies, Present, Vote, Begin],
+        _ => &[Absent, Others, Copies, Vote, Present, Begin],
+    }
 }

@@ -103,6 +103,8 @@ pub enum Event {
     Poke,
     /// Volumes were enrolled or withdrawn (by the shell, under their locks, before this).
     MembersChanged,
+    /// What [`Command::HoldMembers`] was for is over.
+    MembersSettled,
     /// A write to `data_dir` is outstanding longer than `disk_timeout`, or no longer.
     DataDir {
         stalled: bool,
@@ -143,6 +145,9 @@ pub enum Command {
     Start,
     /// `removercopygroup`: a tombstone here and, as they are reached, with peer and witness.
     Remove,
+    /// Members are about to be changed, or the group removed, on both arrays: nothing is mirrored until
+    /// [`Event::MembersSettled`].
+    HoldMembers,
 }
 
 /// What the shell must do, in the order given.
@@ -294,6 +299,8 @@ pub enum Refused {
     PromiseRuns,
     #[error("the group is started; stop it first")]
     Started,
+    #[error("the group is in sync, or about to be; stop it first")]
+    InSync,
     #[error("the other array is linked; an override is for one that is off (use failover, or switchover)")]
     PeerLinked,
     #[error(

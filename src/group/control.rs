@@ -137,6 +137,8 @@ pub struct Control {
     /// Lost blocks that were told of, most at a time.
     lost_told: u64,
     /// Commands that cannot be served are parked until then.
+    /// Changes of the members under way.
+    pub(super) members_held: u32,
     pub(super) hold_until: Time,
     pub(super) gate: Gate,
     gate_stale: bool,
@@ -183,6 +185,7 @@ impl Control {
             draining: false,
             recovering_restart: false,
             lost_told: 0,
+            members_held: 0,
             hold_until: Time::ZERO,
             gate: Gate::closed(applied.tenure()),
             gate_stale: true,
@@ -248,11 +251,12 @@ impl Control {
                 self.tell_cut(members);
                 self.end_session(SessionEnd::MembersChanged, now, members, out);
             }
+            Event::MembersSettled => self.release_members(),
             Event::DataDir { stalled } => self.data_dir(stalled, out),
             Event::Disk(probed) => self.disk_probed(probed),
             Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
             Event::Policy(policy) => self.policy = policy,
-            Event::Command { ticket, command } => self.command(ticket, command, now, out),
+            Event::Command { ticket, command } => self.command(ticket, command, now, members, out),
         }
         self.settle(now, members, out);
     }
@@ -605,8 +609,15 @@ impl Control {
         (lost && majority && self.link.is_some()).then_some(Transition::PreElect)
     }
 
-    fn command(&mut self, ticket: u64, command: Command, now: Now, out: &mut Vec<Action>) {
-        match self.start_command(ticket, command, now, out) {
+    fn command(
+        &mut self,
+        ticket: u64,
+        command: Command,
+        now: Now,
+        members: &mut dyn Members,
+        out: &mut Vec<Action>,
+    ) {
+        match self.start_command(ticket, command, now, members, out) {
             Ok(None) => {}
             Ok(Some(())) => out.push(Action::Outcome { ticket, result: Ok(()) }),
             Err(refused) => out.push(Action::Outcome { ticket, result: Err(refused) }),
@@ -619,6 +630,7 @@ impl Control {
         ticket: u64,
         command: Command,
         now: Now,
+        members: &mut dyn Members,
         out: &mut Vec<Action>,
     ) -> Result<Option<()>, Refused> {
         use super::change::Caller;
@@ -631,6 +643,7 @@ impl Control {
             Command::HandOver => self.leave_in_order(ticket, now),
             Command::Start => self.set_started(true, caller, now, out),
             Command::Stop => self.set_started(false, caller, now, out),
+            Command::HoldMembers => self.hold_members(now, members, out).map(Some),
             Command::Remove => {
                 if self.policy.started && self.is_both() {
                     return Err(Refused::Started);

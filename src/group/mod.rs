@@ -11,13 +11,14 @@ mod disks;
 mod gate;
 mod liveness;
 mod memory;
+pub mod membership;
 mod overriding;
 mod probe;
 mod runs;
 mod session;
 mod view;
 
-pub use absent::may_hold_more;
+pub use absent::{Enrolment, enrolment, may_hold_more};
 pub use api::{
     Action, BootNonce, Command, Decline, Event, GroupState, Life, LogEntry, MEMBERS_MAX, Members, PathState,
     PathView, Policy, RUNS_MAX, Reason, Refused, Request, Role, SessionEnd, SessionMessage, Settings,

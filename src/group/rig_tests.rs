@@ -642,5 +642,6 @@ fn in_sync() -> Rig {
 
 mod disks;
 mod memory;
+mod membership;
 mod operators;
 mod scenarios;

@@ -131,6 +131,7 @@ impl Control {
             && !self.arbiter.is_removed()
             && !self.arbiter.is_split()
             && !(self.is_both() && (self.arbiter.is_tainted() || self.peer_is_tainted()))
+            && self.members_held == 0
             && !self.draining
             && !self.arbiter.voted_away()
             && self.changes.dropping.is_none()

@@ -5,7 +5,7 @@
 
 use twinlun::arbitration::{Config, Connection, InSync, Quorum};
 use twinlun::group::{Event as Happened, Life, may_hold_more};
-use twinlun::mirror::{LaneId, MapPage};
+use twinlun::mirror::LaneId;
 use twinlun::mutation::{self, Mutation};
 
 use crate::control::{PeerText, group_id, side};
@@ -122,8 +122,8 @@ impl World {
         }
     }
 
-    /// As `array::handle::absent` does it, in one instant: maps, vote, the mark that the array is absent.
-    pub fn take_offer(&mut self, a: usize, g: usize, connection: Connection, chosen: Config) {
+    /// The array that misses the group is enrolled, step by step (`verbs.rs`).
+    pub fn take_offer(&mut self, a: usize, g: usize, chosen: Config) {
         if !self.arrays[a].absent[g] {
             return;
         }
@@ -133,30 +133,40 @@ impl World {
         if may_hold_more(known, &chosen) && !overridden {
             return self.violate(format!("{known:?} of a lost copy is newer than the offered {chosen:?}"));
         }
-        self.say(|| format!("{a} is enrolled in group {g} with {chosen:?}"));
+        if self.is_enrolling(a, g) {
+            return; // one at a time
+        }
+        self.say(|| format!("{a} is to be enrolled in group {g} with {chosen:?}"));
+        self.begin_enrolment(a, g, chosen);
+    }
+
+    /// The array takes part in the group, durably: its vote counts, and its copies do not.
+    pub fn note_present(&mut self, a: usize, g: usize, offered: &Config) {
+        let votes = self
+            .config_on_disk(a, g)
+            .is_some_and(|vote| vote.lineage == offered.lineage && vote.epoch >= offered.epoch);
+        if !votes {
+            return self
+                .violate(format!("rule 18: {a} takes part in group {g} without the vote it was offered"));
+        }
         for v in (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == g).collect::<Vec<_>>()
         {
-            let mut pages: Vec<MapPage> = Vec::new();
-            let shell = &mut self.arrays[a].volumes[v];
-            shell.core.disown(&mut Vec::new());
-            let generation = shell.core.map_pages(&mut pages);
-            for page in pages {
-                self.arrays[a].maps[v].put(page.offset, &page.bytes[..]);
-            }
-            self.note_map_durable(a, v);
-            if let Some(generation) = generation {
-                self.with_volume(a, v, 0, |core, cx, out| core.map_durable(generation, cx, out));
+            for index in 0..self.registers[v].len() {
+                self.check_covered(v, index);
             }
         }
-        self.write_first_vote(a, g, chosen);
-        self.arrays[a].absent[g] = false;
-        self.arrays[a].objects[g].policy.started = true;
+    }
+
+    /// The last step of an enrolment.
+    pub fn enrolled(&mut self, a: usize, g: usize) {
         let shell = self.read_group(a, g, Life::Restarted);
         self.arrays[a].groups[g] = shell;
         self.enrol_members(a, g, true);
         self.begin_group(a, g);
-        let nonce = self.arrays[1 - a].nonce;
-        self.tell(a, g, Happened::LinkUp { connection, peer: nonce });
+        if let (Some(connection), true) = (self.arrays[a].control, self.arrays[a].liveness.is_some()) {
+            let (connection, peer) = (Connection(u64::from(connection)), self.arrays[1 - a].nonce);
+            self.tell(a, g, Happened::LinkUp { connection, peer });
+        }
         if let Some(witness) = self.arrays[a].witness {
             self.tell(a, g, Happened::WitnessUp { connection: Connection(u64::from(witness)) });
         }

@@ -13,6 +13,7 @@ use crate::keeping::Keeping;
 use crate::network::{A, B, ConnectionId, Item, Process, Use, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
+use crate::verbs::{Copy, Verb};
 use crate::volumes::{self, IoOwner, VolumeShell};
 use crate::world::{Event, Message, Work, World};
 
@@ -66,6 +67,10 @@ pub struct Array {
     pub control: Option<ConnectionId>,
     pub witness: Option<ConnectionId>,
     pub sessions: Vec<Session>,
+    /// What the objects tell of each volume; durable.
+    pub copies: Vec<Copy>,
+    /// Verbs under way.
+    pub verbs: Vec<Verb>,
     /// What each copy held before its resync (F14).
     pub kept: Vec<Keeping>,
     pub disk_failure: Option<Failure>,
@@ -89,7 +94,7 @@ impl Array {
             groups: Vec::new(),
             absent: vec![false; plan.groups],
             volumes: Vec::new(),
-            store: Store::new(volumes, plan.regions as usize * crate::layout::PER_REGION),
+            store: Store::new(volumes, plan.room as usize * crate::layout::PER_REGION),
             maps: (0..volumes).map(|v| volumes::new_map(v, plan.regions)).collect(),
             votes: vec![File::default(); plan.groups],
             boot_counter: 0,
@@ -114,6 +119,11 @@ impl Array {
             control: None,
             witness: None,
             sessions: Vec::new(),
+            copies: vec![
+                Copy { member: true, exported: true, size: plan.regions, data: plan.regions };
+                volumes
+            ],
+            verbs: Vec::new(),
             kept: (0..volumes).map(|_| Keeping::default()).collect(),
             disk_failure: None,
             hang_until: 0,
@@ -155,6 +165,9 @@ impl World {
                     return;
                 }
                 self.data_dir_moves(a);
+                if self.objects_written(a, token) {
+                    return;
+                }
                 if !self.map_written(a, token) {
                     self.control_synced(a, token);
                 }
@@ -178,6 +191,9 @@ impl World {
             return;
         }
         if self.image_durable(process, token) {
+            return;
+        }
+        if self.objects_durable(process, token) {
             return;
         }
         // (one token, one file)
@@ -403,6 +419,7 @@ impl World {
             }
         }
         self.crash_cache(a, power, &mut changed);
+        self.forget_verbs(a);
         self.forget_process(a);
         for (volume, index) in changed {
             self.note_medium_changed(a, usize::from(volume), index);

@@ -6,10 +6,10 @@ use twinlun::arbitration::{
 };
 use twinlun::format::slots::{SLOT_UNIT, Slots};
 use twinlun::group::{
-    Action, BootNonce, Command, Control, Event as Happened, Life, Liveness, LogEntry, Members, PathState,
-    Policy, SessionMessage, Settings,
+    Action, BootNonce, Command, Control, Event as Happened, Life, LogEntry, Members, PathState, Policy,
+    SessionMessage, Settings,
 };
-use twinlun::mirror::{DirtyMap, LaneId, Volume, VolumeAction, VolumeId};
+use twinlun::mirror::{DirtyMap, Volume, VolumeAction, VolumeId};
 use twinlun::time::Now;
 
 use crate::array::Array;
@@ -17,6 +17,7 @@ use crate::faults::Step;
 use crate::host::MS;
 use crate::invariants::brief;
 use crate::network::{A, ConnectionId, Item, Process, Use};
+use crate::verbs::{Change, Shared};
 use crate::volumes::{VolumeShell, geometry, limits, volume_id};
 use crate::witness::ToWitness;
 use crate::world::{Message, Work, World};
@@ -37,6 +38,22 @@ pub enum PeerText {
     GroupState {
         group: usize,
         sequence: u64,
+        volumes: Vec<Shared>,
+    },
+    /// The group is started, or not, in this term of office.
+    Policies {
+        group: usize,
+        started: bool,
+        tenure: (u32, u64),
+    },
+    /// A step of a verb (`verbs.rs`).
+    Ask {
+        number: u64,
+        change: Change,
+    },
+    Reply {
+        number: u64,
+        done: bool,
     },
     /// See `twinlun::group::Control::offer`.
     Offer {
@@ -73,7 +90,7 @@ pub fn group_id(g: usize) -> GroupId {
     GroupId([g as u8 + 1; 16])
 }
 
-fn group_index(id: GroupId) -> usize {
+pub fn group_index(id: GroupId) -> usize {
     usize::from(id.0[0]) - 1
 }
 
@@ -94,7 +111,7 @@ struct Reach<'a> {
 impl Members for Reach<'_> {
     fn each(&mut self, f: &mut dyn FnMut(VolumeId, &mut Volume, &mut Vec<VolumeAction>)) {
         for (v, shell) in self.volumes.iter_mut().enumerate() {
-            if shell.group == self.group {
+            if shell.group == self.group && shell.member {
                 let before = shell.core.gate();
                 f(volume_id(v), &mut shell.core, &mut self.spare);
                 let after = shell.core.gate();
@@ -182,7 +199,7 @@ impl World {
         array.wake_at = u64::MAX;
         array.sessions.clear();
         for v in 0..self.plan.volumes.len() {
-            let geometry = geometry(v, self.plan.regions);
+            let geometry = geometry(v, self.arrays[a].copies[v].size);
             let map = match DirtyMap::decode(geometry, &self.arrays[a].maps[v].bytes) {
                 Ok(map) => map,
                 Err(error) => {
@@ -192,9 +209,11 @@ impl World {
             let mut core = Volume::restore(geometry, limits(), map);
             core.set_promise(self.promise(v));
             self.arrays[a].kept[v].found();
+            let member = self.arrays[a].copies[v].member;
             self.arrays[a].volumes.push(VolumeShell {
                 core,
                 group: self.plan.volumes[v].group,
+                member,
                 commands: Vec::new(),
                 applying: Vec::new(),
                 wake_at: u64::MAX,
@@ -257,7 +276,7 @@ impl World {
     pub fn enrol_members(&mut self, a: usize, g: usize, full: bool) {
         let Some(config) = self.arrays[a].chosen(g) else { return };
         for v in 0..self.plan.volumes.len() {
-            if self.plan.volumes[v].group == g {
+            if self.plan.volumes[v].group == g && self.arrays[a].copies[v].member {
                 self.with_volume(a, v, 0, |core, cx, out| core.enrol(side(a), &config, full, cx, out));
             }
         }
@@ -305,7 +324,7 @@ impl World {
         self.reach(a, g, |control, members, out| control.handle(event, now, members, out));
     }
 
-    fn tell_all(&mut self, a: usize, event: &Happened) {
+    pub fn tell_all(&mut self, a: usize, event: &Happened) {
         for g in 0..self.arrays[a].groups.len() {
             self.tell(a, g, event.clone());
         }
@@ -360,18 +379,17 @@ impl World {
         self.note_chosen(a, g, &chosen);
         let Some(group) = self.arrays[a].group(g) else { return };
         let vote = group.control.arbiter().record().vote;
+        let empty = group.control.gate();
         self.note_vote(a, g, vote);
         let now = self.arrays[a].clocks.now(self.now);
-        let gates = self.arrays[a].volumes.iter().filter(|v| v.group == g).map(|v| v.core.gate());
+        let gates = self.arrays[a].volumes.iter().filter(|v| v.group == g && v.member).map(|v| v.core.gate());
         let mut seen = None;
         for gate in gates {
             if seen.is_none() || gate.may_answer(now) || gate.may_start(now) {
                 seen = Some(gate);
             }
         }
-        if let Some(gate) = seen {
-            self.note_gate(a, g, gate);
-        }
+        self.note_gate(a, g, seen.unwrap_or(empty));
     }
 
     fn control_timer(&mut self, a: usize, g: usize) {
@@ -403,14 +421,11 @@ impl World {
             Action::SendSession { connection, message } => {
                 self.say_to_peer(a, connection, PeerText::Session { group: g, message });
             }
-            Action::SendGroupState => {
-                if let Some(connection) = self.arrays[a].control {
-                    let sequence = self.arrays[a].objects[g].state;
-                    let text = PeerText::GroupState { group: g, sequence };
-                    self.send(connection, a, Message::Peer(text));
-                }
+            Action::SendGroupState => self.send_group_state(a, g),
+            Action::Policy(policy) => {
+                self.arrays[a].objects[g].policy = policy;
+                self.share_policies(a, g);
             }
-            Action::Policy(policy) => self.arrays[a].objects[g].policy = policy,
             Action::Path(_) | Action::Log { entry: LogEntry::Chosen { .. }, .. } => {}
             Action::Outcome { ticket, result } => self.command_ended(a, ticket, result),
             Action::Log { entry, .. } => self.note_memory_log(a, g, &entry),
@@ -418,7 +433,7 @@ impl World {
         }
     }
 
-    fn say_to_peer(&mut self, a: usize, connection: Connection, text: PeerText) {
+    pub fn say_to_peer(&mut self, a: usize, connection: Connection, text: PeerText) {
         let connection = connection.0 as ConnectionId;
         if self.arrays[a].control == Some(connection) {
             self.send(connection, a, Message::Peer(text));
@@ -492,7 +507,7 @@ impl World {
         self.heartbeat(a);
     }
 
-    fn heartbeat(&mut self, a: usize) {
+    pub fn heartbeat(&mut self, a: usize) {
         let now = self.arrays[a].clocks.now(self.now).grantor;
         let Some(connection) = self.arrays[a].control else { return };
         let Some(liveness) = &mut self.arrays[a].liveness else { return };
@@ -511,117 +526,6 @@ impl World {
         self.wake(a, at);
     }
 
-    // Connections.
-
-    pub fn link_is(&mut self, a: usize, of: Use, up: bool) {
-        self.say(|| format!("{of:?} of {} is {}", ["A", "B"][a], if up { "up" } else { "down" }));
-        // What was said while the control thread stood still is told in order; the last word is how
-        // things are now.
-        let array = &self.arrays[a];
-        let is_up = match of {
-            Use::Control => array.control.is_some(),
-            Use::Witness => array.witness.is_some(),
-            Use::Lane(lane) => array.lane(lane).is_some(),
-            Use::Host => false,
-        };
-        if !up {
-            self.tell_link(a, of, false);
-        }
-        if is_up {
-            self.tell_link(a, of, true);
-        }
-    }
-
-    fn tell_link(&mut self, a: usize, of: Use, up: bool) {
-        match of {
-            Use::Control => self.control_link(a, up),
-            Use::Witness => self.witness_link(a, up),
-            Use::Lane(lane) => self.lane_link(a, lane, up),
-            Use::Host => {}
-        }
-    }
-
-    fn control_link(&mut self, a: usize, up: bool) {
-        if !up {
-            self.arrays[a].liveness = None;
-            return self.tell_all(a, &Happened::LinkDown);
-        }
-        if let Some(connection) = self.arrays[a].control {
-            let nonce = self.arrays[a].nonce;
-            self.send(connection, a, Message::Peer(PeerText::Hello { nonce }));
-        }
-    }
-
-    fn witness_link(&mut self, a: usize, up: bool) {
-        let event = match self.arrays[a].witness {
-            Some(connection) if up => Happened::WitnessUp { connection: Connection(u64::from(connection)) },
-            _ => Happened::WitnessDown,
-        };
-        self.tell_all(a, &event);
-    }
-
-    fn lane_link(&mut self, a: usize, lane: u16, up: bool) {
-        let lane = LaneId(lane);
-        self.tell_all(a, &if up { Happened::LaneUp(lane) } else { Happened::LaneLost(lane) });
-    }
-
-    pub fn control_message(&mut self, a: usize, connection: ConnectionId, message: Message) {
-        let on = Connection(u64::from(connection));
-        match message {
-            Message::Peer(text) if self.arrays[a].control == Some(connection) => {
-                self.peer_says(a, on, text);
-            }
-            Message::FromWitness(reply) => {
-                for message in reply.batch {
-                    let g = group_index(message.group);
-                    self.tell(a, g, Happened::Message { from: Voter::Witness, connection: on, message });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn peer_says(&mut self, a: usize, connection: Connection, text: PeerText) {
-        match text {
-            PeerText::Hello { nonce } => {
-                // Another life of the peer: lanes to the one before are dead, said so or not (a lane's
-                // own hello names the life it belongs to).
-                let life = self.arrays[1 - a].boot;
-                for lane in 0..self.arrays[a].lanes.len() {
-                    if let Some(connection) = self.arrays[a].lanes[lane]
-                        && self.arrays[a].lane_watch[lane].peer_life != life
-                    {
-                        self.work(a, Work::Arrived { connection, item: Item::End });
-                    }
-                }
-                let now = self.arrays[a].clocks.now(self.now).grantor;
-                let timers = self.plan.timers;
-                self.arrays[a].liveness = Some(Liveness::new(timers.heartbeat, timers.link_timeout, now));
-                self.tell_all(a, &Happened::LinkUp { connection, peer: nonce });
-                self.heartbeat(a);
-            }
-            PeerText::Ping(number) => self.say_to_peer(a, connection, PeerText::Pong(number)),
-            PeerText::Pong(number) => {
-                if let Some(liveness) = &mut self.arrays[a].liveness {
-                    liveness.pong(number);
-                }
-            }
-            PeerText::Vote(message) => {
-                let g = group_index(message.group);
-                let from = Voter::Array(side(1 - a));
-                self.tell(a, g, Happened::Message { from, connection, message });
-            }
-            PeerText::Session { group, message } => {
-                self.tell(a, group, Happened::Session { connection, message })
-            }
-            PeerText::Offer { group, chosen } => self.take_offer(a, group, connection, chosen),
-            PeerText::GroupState { group, sequence } => {
-                self.arrays[a].objects[group].state = self.arrays[a].objects[group].state.max(sequence);
-                self.tell(a, group, Happened::GroupState { sequence });
-            }
-        }
-    }
-
     // Hosts' view, and the operator.
 
     pub fn active_groups(&self, a: usize) -> u8 {
@@ -630,6 +534,11 @@ impl World {
             view.is_some_and(|view| view.own == PathState::Optimized)
         };
         (0..self.arrays[a].groups.len()).filter(optimized).fold(0, |mask, g| mask | 1 << g)
+    }
+
+    /// The operator's command, there.
+    pub fn order_at(&mut self, a: usize, g: usize, command: Command) {
+        self.order(a, g, command);
     }
 
     fn order(&mut self, a: usize, g: usize, command: Command) {

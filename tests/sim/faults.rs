@@ -124,6 +124,24 @@ pub enum Step {
     KeepWord {
         array: usize,
     },
+    /// The operator wants a volume in its group, or out of it.
+    WantMember {
+        volume: usize,
+        inside: bool,
+    },
+    WantSize {
+        volume: usize,
+        size: u64,
+    },
+    LookAtMembers,
+    VerbsGoOn {
+        array: usize,
+    },
+    /// The other array has not answered.
+    RequestIsLate {
+        array: usize,
+        number: u64,
+    },
     DiskHang {
         array: usize,
         span: u64,
@@ -414,6 +432,11 @@ impl World {
             Step::Override { group, array, stale } => self.order_override(array, group, stale),
             Step::Discard { group, array } => self.order_discard(array, group),
             Step::MustBeDiverged { group, array } => self.must_be_diverged(array, group),
+            Step::WantMember { volume, inside } => self.want_member(volume, inside),
+            Step::WantSize { volume, size } => self.want_size(volume, size),
+            Step::VerbsGoOn { array } => self.verbs_go_on(array),
+            Step::LookAtMembers => self.look_at_members(),
+            Step::RequestIsLate { array, number } => self.request_is_late(array, number),
             Step::DiskHang { array, span } => self.arrays[array].hang_until = self.now + span,
             Step::MetadataHang { array, span } => self.arrays[array].metadata_hang_until = self.now + span,
             Step::MustServe { group } => self.must_serve(group),

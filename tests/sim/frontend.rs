@@ -3,7 +3,7 @@
 
 use twinlun::block::{Outcome, Refusal, Request};
 
-use twinlun::mirror::CommandId;
+use twinlun::mirror::{CommandId, REGION_BLOCKS};
 
 use crate::host::{ArrayMessage, HostMessage};
 use crate::layout::{Payload, Stamp, span};
@@ -25,7 +25,16 @@ impl World {
             HostMessage::Login => self.login(a, connection),
             HostMessage::Poll => {
                 let groups = self.active_groups(a);
-                self.send(connection, a, Message::Array(ArrayMessage::Active { groups }));
+                let mut sizes = [0; 4];
+                let now = self.arrays[a].clocks.now(self.now);
+                for (v, size) in sizes.iter_mut().enumerate().take(self.arrays[a].volumes.len()) {
+                    let volume = &self.arrays[a].volumes[v];
+                    if !self.arrays[a].copies[v].exported || !volume.core.gate().may_start(now) {
+                        continue;
+                    }
+                    *size = (volume.core.geometry().blocks / REGION_BLOCKS) as u8;
+                }
+                self.send(connection, a, Message::Array(ArrayMessage::Active { groups, sizes }));
             }
             HostMessage::Command { tag, volume, request, payload, expected } => {
                 let v = usize::from(volume);
@@ -33,7 +42,14 @@ impl World {
                 let gate = self.arrays[a].volumes[v].core.gate();
                 let arrived = gate.may_start(self.arrays[a].clocks.now(self.now)).then_some(gate.tenure);
                 // Without its group a volume is nobody's.
-                if self.arrays[a].absent[self.plan.volumes[v].group] {
+                if self.arrays[a].absent[self.plan.volumes[v].group] || !self.arrays[a].copies[v].exported {
+                    return self.refuse(a, connection, v, request, tag, Refusal::Standby);
+                }
+                if request.extent.end() > self.arrays[a].volumes[v].core.geometry().blocks {
+                    if arrived.is_some() {
+                        let text = format!("array {a} serves volume {v}, smaller than it was told to hosts");
+                        return self.violate(text);
+                    }
                     return self.refuse(a, connection, v, request, tag, Refusal::Standby);
                 }
                 let mut refused = None;

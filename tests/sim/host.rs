@@ -48,6 +48,8 @@ pub enum ArrayMessage {
     /// For each group: this path is active/optimized.
     Active {
         groups: u8,
+        /// Of each volume that is served here, in regions.
+        sizes: [u8; 4],
     },
 }
 
@@ -108,6 +110,8 @@ pub struct Host {
     slots: Vec<Slot>,
     /// What this host believes a block holds, for COMPARE AND WRITE.
     known: Vec<Vec<Stamp>>,
+    /// Sizes of the volumes, in regions, as arrays that serve them told.
+    sizes: Vec<u8>,
     /// Operations that ended well.
     pub completed: u64,
     /// When the last one did, for each group.
@@ -131,6 +135,7 @@ impl Host {
             preferred: (0..groups).map(|g| g % 2).collect(),
             slots: vec![slot; habits.slots],
             known: vec![vec![0; blocks]; volumes],
+            sizes: vec![0; volumes],
             completed: 0,
             last_completed: vec![0; groups],
         }
@@ -216,7 +221,14 @@ impl World {
 
     fn host_choose(&mut self, h: usize, slot: usize) {
         let volume = self.rng.below(self.plan.volumes.len() as u64) as u8;
-        let extent = self.rng.pick(&self.extents);
+        let mut extent = self.rng.pick(&self.extents);
+        let size = u64::from(self.hosts[h].sizes[usize::from(volume)]);
+        if size > self.plan.regions && self.operator.chance.per_mille(300) {
+            let grown = self.operator.chance.pick(&self.grown);
+            if grown.end() <= size * twinlun::mirror::REGION_BLOCKS {
+                extent = grown;
+            }
+        }
         let flush = self.host_flushes(usize::from(volume));
         let op = match self.rng.below(100) {
             _ if flush => Op::Flush,
@@ -357,7 +369,11 @@ impl World {
                     self.host_settle(h, slot, |a| a.side == side);
                 }
             }
-            ArrayMessage::Active { groups } => {
+            ArrayMessage::Active { groups, sizes } => {
+                for (v, size) in sizes.into_iter().enumerate().take(self.plan.volumes.len()) {
+                    let known = &mut self.hosts[h].sizes[v];
+                    *known = (*known).max(size);
+                }
                 for group in 0..self.hosts[h].preferred.len() {
                     if groups & (1 << group) != 0 {
                         self.hosts[h].preferred[group] = side;

@@ -131,6 +131,7 @@ impl World {
         }
         self.say(|| format!("CHOSEN group {group} at {}: {}", name(voter), brief(config)));
         self.note_whole(group, config);
+        self.note_members_equal(group, config.in_sync);
         let previous = self.watch.chain.get(&key(config.epoch.0.wrapping_sub(1))).copied();
         self.watch.chain.insert(key(config.epoch.0), *config);
         if let Some(previous) = previous
@@ -210,12 +211,19 @@ impl World {
         }
         let plan = &self.plan;
         let late = self.arrays[a].store.under_way().any(|(_, io)| {
-            plan.volumes[usize::from(io.volume)].group == group && matches!(io.owner, Owner::Apply(_))
+            let v = usize::from(io.volume);
+            let member = plan.volumes[v].group == group && self.arrays[a].volumes[v].member;
+            member && matches!(io.owner, Owner::Apply(_))
         });
         let waits = |v: usize| plan.volumes[v].group == group && self.arrays[a].kept[v].holds_frames();
         if late || (0..plan.volumes.len()).any(waits) {
             self.violate(format!("rule 5: {} opens its gate while older applies run", name(a)));
         }
+    }
+
+    /// What has begun on the volume belongs to no tenure.
+    pub fn forget_begun(&mut self, a: usize, v: usize) {
+        self.watch.began[a][v].clear();
     }
 
     pub fn forget_process(&mut self, a: usize) {
@@ -240,7 +248,7 @@ impl World {
                 if began.len() <= slot {
                     began.resize(slot + 1, None);
                 }
-                if began[slot].is_none() {
+                if began[slot].is_none() && self.arrays[a].volumes[v].member {
                     let extent = self.arrays[a].volumes[v]
                         .commands
                         .get(slot)
@@ -301,6 +309,9 @@ impl World {
 
     /// Rules 2, 3 and 6 at an answer.
     pub fn note_answer(&mut self, a: usize, v: usize, command: &Command, outcome: Outcome) {
+        if !self.arrays[a].volumes[v].member {
+            return self.note_lone_answer(a, v, command, outcome);
+        }
         let group = self.plan.volumes[v].group;
         let gate = self.watch.said_under.unwrap_or(self.watch.gates[a][group]);
         let read = matches!(command.request.op, Op::Read | Op::CompareAndWrite);
@@ -371,7 +382,22 @@ impl World {
                 ));
             }
         }
-        for index in blocks.range() {
+        self.remember(v, command);
+    }
+
+    /// An answer for a volume that is in no group.
+    fn note_lone_answer(&mut self, a: usize, v: usize, command: &Command, outcome: Outcome) {
+        if outcome != Outcome::Good {
+            return;
+        }
+        self.check_alone(a, v);
+        if command.request.op.writes() {
+            self.remember(v, command);
+        }
+    }
+
+    fn remember(&mut self, v: usize, command: &Command) {
+        for index in span(command.request.extent).range() {
             let list = &mut self.watch.acknowledged[v][index];
             if list.len() == REMEMBERED {
                 list.remove(0);
@@ -408,8 +434,8 @@ impl World {
         taken.is_some() && taken != self.watch.session_both[group]
     }
 
-    fn check_covered(&mut self, v: usize, index: usize) {
-        if self.is_lost(self.plan.volumes[v].group) {
+    pub fn check_covered(&mut self, v: usize, index: usize) {
+        if self.is_lost(self.plan.volumes[v].group) || !self.is_mirrored(v) {
             return;
         }
         let [a, b] = [0, 1].map(|array| self.arrays[array].store.volumes[v][index]);
@@ -424,7 +450,8 @@ impl World {
 
     /// The map file of a volume changed.
     pub fn note_map_durable(&mut self, a: usize, v: usize) {
-        let geometry = volumes::geometry(v, self.plan.regions);
+        let size = self.arrays[a].copies[v].size;
+        let geometry = volumes::geometry(v, size);
         let mut runs: Vec<RegionRun> = Vec::new();
         let read = mutations::whole(|| {
             let map = DirtyMap::decode(geometry, &self.arrays[a].maps[v].bytes)?;
@@ -436,7 +463,7 @@ impl World {
         }
         let mut mask = 0_u64;
         for run in runs {
-            for region in run.first..(run.first + run.count).min(self.plan.regions) {
+            for region in run.first..(run.first + run.count).min(size) {
                 mask |= 1 << region;
             }
         }
@@ -461,7 +488,9 @@ impl World {
             return;
         }
         let volumes = (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == group);
-        let volumes: Vec<usize> = volumes.collect();
+        // One that has just entered was never equal.
+        let dropped = |v: &usize| self.is_mirrored(*v) && !self.operator.entered[*v];
+        let volumes: Vec<usize> = volumes.filter(dropped).collect();
         let mut newest = 0;
         let mut newest_stamp = 0;
         for &v in &volumes {

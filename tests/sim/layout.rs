@@ -82,6 +82,13 @@ pub fn neighbours(extent: Extent) -> (Span, bool) {
     (span(whole), whole != extent)
 }
 
+/// Extents that touch what lies beyond `regions` in a volume of `room` regions.
+pub fn extents_beyond(regions: u64, room: u64) -> Vec<Extent> {
+    let mut all = extents(room);
+    all.retain(|extent| extent.end() > regions * REGION_BLOCKS);
+    all
+}
+
 /// Extents that hosts use in a volume of `regions` regions, weighted towards conflict.
 pub fn extents(regions: u64) -> Vec<Extent> {
     let mut all = Vec::new();

@@ -27,6 +27,7 @@ pub const DROPPED: Script = Script {
     jitter: 250,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// A dies, B's disk hangs over its promotion, then B loses its power.
@@ -43,6 +44,7 @@ pub const PROMOTED: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// A switchover, and A loses its power.
@@ -57,6 +59,7 @@ pub const SWITCHED: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// B loses its power unnoticed, A is stopped in order at that moment.
@@ -72,6 +75,7 @@ pub const HANDED_OVER: Script = Script {
     jitter: 40,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// B restarts with its memory lost, A dies before it could copy anything to it.
@@ -87,6 +91,7 @@ pub const TAINTED: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 pub const ALL: &[&Script] = &[&DROPPED, &PROMOTED, &SWITCHED, &HANDED_OVER, &TAINTED];

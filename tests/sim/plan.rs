@@ -43,6 +43,8 @@ pub struct Plan {
     pub regions: u64,
     /// Volumes with the write promise *memory*, one bit each.
     pub memory: u32,
+    /// What volumes may have grown to in the end.
+    pub room: u64,
     pub hosts: usize,
     /// The group starts with a full copy.
     pub full_sync: bool,
@@ -96,6 +98,7 @@ impl Plan {
             volumes,
             regions: rng.between(1, 3),
             memory: 0,
+            room: 0,
             full_sync: rng.coin(),
             timers: Self::timers(rng),
             hosts: rng.between(1, 3) as usize,

@@ -37,7 +37,9 @@ impl World {
             Phase::Healed if matches!(self.away, Away::Array(_)) => self.wait_for_survivor(),
             Phase::Healed => {
                 for group in 0..self.plan.groups {
-                    self.order_start(group);
+                    if !self.operator_changes(group) {
+                        self.order_start(group);
+                    }
                     if self.lossy || self.override_was_kept() {
                         for array in 0..2 {
                             self.order_discard(array, group);
@@ -45,7 +47,8 @@ impl World {
                     }
                 }
                 self.help_the_survivor();
-                if self.in_sync_again() {
+                let waits = (0..self.plan.groups).any(|group| self.operator_waits(group));
+                if self.in_sync_again() && !waits {
                     self.healed_at = self.now;
                     self.begin_exercise();
                 } else if self.now > bound {
@@ -72,6 +75,7 @@ impl World {
                 if idle {
                     if self.in_sync_again() {
                         self.check_rest();
+                        self.check_exports();
                         self.finished = true;
                     }
                 } else if self.now > bound {
@@ -190,6 +194,7 @@ impl World {
 
     pub fn command_ended(&mut self, a: usize, ticket: u64, result: Result<(), Refused>) {
         self.override_ended(a, ticket, result.is_ok());
+        self.members_held(a, ticket, result);
         for order in &mut self.orders {
             if order.array == a && order.ticket == ticket {
                 order.result = Some(result);

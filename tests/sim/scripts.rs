@@ -5,7 +5,7 @@ use crate::disk::Failure;
 use crate::faults::Step::{
     self, Crash, Cut, Discard, DiskFails, DiskHang, GiveWord, Mend, MetadataHang, MustBeDiverged, MustLead,
     MustProgress, MustServe, OneWitness, Override, Reset, Resume, SecondWitness, StallControl, Start, Stop,
-    Switchover, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    Switchover, WantSize, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, FIRST_HOST, Use, WITNESS};
@@ -25,6 +25,8 @@ pub struct Script {
     pub storm: bool,
     /// Arrays keep what their copies held before a resync.
     pub images: bool,
+    /// An operator changes what is mirrored.
+    pub members: bool,
 }
 
 /// One group, two volumes, a fast network and quiet disks: only the script's faults happen.
@@ -94,6 +96,16 @@ fn sparse(plan: &mut Plan) {
     plan.delay.max = 40 * MS;
 }
 
+/// One volume that may grow by a region, hosts that look at its size all the time, and arrays that are far apart.
+fn grows_far(plan: &mut Plan) {
+    calm(plan);
+    plan.volumes.truncate(1);
+    plan.habits.poll = 50 * MS;
+    plan.delay.max = 100 * MS;
+    plan.sync_max = 60 * MS;
+    plan.room = 3;
+}
+
 const fn cut(from: usize, to: usize) -> Step {
     Cut { from, to, lane: None }
 }
@@ -133,6 +145,7 @@ pub const LOST_ACCEPT: Script = Script {
     jitter: 1000,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T17, F3: the witness is cut from A alone, for long; then A dies.
@@ -148,6 +161,7 @@ pub const ONE_VIEW: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// F5, F11, F37: the witness dies, later the link, later B.
@@ -167,6 +181,7 @@ pub const PRE_ELECTED: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// F35: the witness is dead, then A dies; the operator puts B in office.
@@ -185,6 +200,7 @@ pub const FORCED: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// F36: pre-elected, A dies; the operator puts B in office through the witness, which is back. Then
@@ -204,6 +220,7 @@ pub const FORCED_LATER: Script = Script {
     jitter: 300,
     storm: true,
     images: false,
+    members: false,
 };
 
 /// T16: A, alone in sync, dies; B is put in office; A comes back where it reaches nobody but hosts.
@@ -224,6 +241,7 @@ pub const NO_CONTACT: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// As `two-histories`, in the world that the seed drew, and then whatever comes.
@@ -244,6 +262,7 @@ pub const TWO_HISTORIES_STORM: Script = Script {
     jitter: 300,
     storm: true,
     images: false,
+    members: false,
 };
 
 /// T15: the operator is wrong: A lives, and serves by the witness's leases.
@@ -259,6 +278,7 @@ pub const WRONG_WORD: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// F13, T12: A writes alone and dies, the operator takes B's old data into office, A comes back; it is
@@ -285,6 +305,7 @@ pub const TWO_HISTORIES: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T2: A serves by B's lease alone, the witness's promise is over, then the link is cut.
@@ -301,6 +322,7 @@ pub const OWN_PROMISE: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T6: A drops B through the witness while B hears nothing; the witness is restored to the state
@@ -324,6 +346,7 @@ pub const RESTORED_WITNESS: Script = Script {
     jitter: 50,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T12: A loses its power with writes that B never got, of a host that cannot try them again at B;
@@ -342,6 +365,7 @@ pub const DIVERGED: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T10: commands are queued at A while roles go to B and, before B serves, come back: B is stopped.
@@ -352,6 +376,7 @@ pub const THERE_AND_BACK: Script = Script {
     jitter: 200,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// Rule 6: A's control stands still, B holds what comes for its promotion. A host leaves a write there,
@@ -373,6 +398,7 @@ pub const LEFT_BEHIND: Script = Script {
     jitter: 50,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T7: B is dead, the witness is replaced, then A restarts: A must serve by the new witness.
@@ -390,6 +416,7 @@ pub const LONE_PRIMARY: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T14: A's disk fails, or hangs; B's, too.
@@ -400,6 +427,7 @@ pub const FAILING_DISK_A: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 pub const HANGING_DISK_A: Script = Script {
     name: "hanging-disk-a",
@@ -408,6 +436,7 @@ pub const HANGING_DISK_A: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 pub const FAILING_DISK_B: Script = Script {
     name: "failing-disk-b",
@@ -416,6 +445,7 @@ pub const FAILING_DISK_B: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 pub const HANGING_DISK_B: Script = Script {
     name: "hanging-disk-b",
@@ -424,6 +454,7 @@ pub const HANGING_DISK_B: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// DESIGN §6: A's `data_dir` hangs; its leases run out while the links live. Both disks of A at once.
@@ -434,6 +465,7 @@ pub const HANGING_DATA_DIR_A: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 pub const HANGING_ARRAY_A: Script = Script {
     name: "hanging-array-a",
@@ -446,6 +478,7 @@ pub const HANGING_ARRAY_A: Script = Script {
     jitter: 100,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// Whatever the seed drew, and disks of both arrays that hang all the time.
@@ -459,6 +492,7 @@ pub const HANGING_DISKS: Script = Script {
     jitter: 0,
     storm: true,
     images: false,
+    members: false,
 };
 
 /// T19: A serves by the witness's lease alone, B's promise is over, the witness restarts.
@@ -477,6 +511,7 @@ pub const FORGETFUL_WITNESS: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T20: B finds its promise over while the witness's still runs; the links come back, the witness
@@ -496,6 +531,7 @@ pub const UNWANTED_VOTE: Script = Script {
     jitter: 400,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T21: the witness is replaced, the link is cut while the new one is being enrolled, and that one
@@ -515,6 +551,7 @@ pub const TWICE_REPLACED: Script = Script {
     jitter: 200,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T12: A loses its power with writes that B never got, and comes back over a slow network: its answer to
@@ -537,6 +574,7 @@ pub const ANSWER_IN_PARTS: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// T22: A, alone in sync, dies; B is put in office through the witness, which is replaced by a blank one
@@ -560,6 +598,7 @@ pub const SECOND_REPLACEMENT: Script = Script {
     jitter: 300,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// Rule 12: a blank second witness appears, and A is led to it; the link is cut about when that one begins
@@ -582,6 +621,7 @@ pub const TWO_WITNESSES: Script = Script {
     jitter: 1500,
     storm: false,
     images: false,
+    members: false,
 };
 
 /// F14: B is brought up to date, slowly, and restarts in the middle of it; then A is lost for good, and B
@@ -608,6 +648,7 @@ pub const LOST_IN_RESYNC: Script = Script {
     jitter: 900,
     storm: false,
     images: true,
+    members: false,
 };
 
 /// F14: as before, but the lanes are lost all the time, and B's disk is slow: new sessions begin while the
@@ -636,6 +677,7 @@ pub const LOST_AGAIN_AND_AGAIN: Script = Script {
     jitter: 700,
     storm: false,
     images: true,
+    members: false,
 };
 
 /// F14: the image of a copy is of no use once that has come in sync; B restarts just then. Later A is lost
@@ -662,6 +704,38 @@ pub const IMAGE_OUTLIVES: Script = Script {
     jitter: 1500,
     storm: false,
     images: true,
+    members: false,
+};
+
+/// Growth: A, which hosts know to have grown, is lost about when B is asked to grow.
+pub const LOST_IN_GROWTH: Script = Script {
+    name: "lost-in-growth",
+    plan: grows_far,
+    steps: &[
+        (5000, WantSize { volume: 0, size: 3 }),
+        (5050, Crash { array: A, power: true }),
+        (12_000, Start { array: A }),
+    ],
+    jitter: 600,
+    storm: false,
+    images: false,
+    members: true,
+};
+
+/// Growth: `data_dir` of A hangs before the objects tell of the growth, and A dies; it is back within its lease.
+pub const RESTARTS_IN_GROWTH: Script = Script {
+    name: "restarts-in-growth",
+    plan: grows_far,
+    steps: &[
+        (5000, WantSize { volume: 0, size: 3 }),
+        (5100, MetadataHang { array: A, span: 1400 * MS }),
+        (6500, Crash { array: A, power: false }),
+        (6700, Start { array: A }),
+    ],
+    jitter: 500,
+    storm: false,
+    images: false,
+    members: true,
 };
 
 /// The other array is lost while the copy's cut ends: that is on its way to a slow disk when the operator
@@ -686,10 +760,13 @@ pub const CUT_ENDS_LATE: Script = Script {
     jitter: 1500,
     storm: false,
     images: true,
+    members: false,
 };
 
 pub const ALL: &[&Script] = &[
     &CUT_ENDS_LATE,
+    &LOST_IN_GROWTH,
+    &RESTARTS_IN_GROWTH,
     &ANSWER_IN_PARTS,
     &SECOND_REPLACEMENT,
     &TWO_WITNESSES,

@@ -64,6 +64,8 @@ impl Eq for Copying {}
 pub struct VolumeShell {
     pub core: Volume,
     pub group: usize,
+    /// The group's control sees to it.
+    pub member: bool,
     pub commands: Vec<Option<Command>>,
     pub applying: Vec<Option<Applying>>,
     /// When the core wants `tick`.
@@ -461,6 +463,7 @@ impl World {
         let thread = self.any_thread(a);
         self.with_volume(a, v, thread, |core, cx, out| core.map_durable(generation, cx, out));
         self.write_map(a, v);
+        self.look_at_marks(a);
         true
     }
 

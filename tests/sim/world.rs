@@ -14,6 +14,7 @@ use crate::invariants::Watch;
 use crate::keeping::Images;
 use crate::layout::{self, Payload, Stamp};
 use crate::memory::MemoryWatch;
+use crate::members::Operator;
 use crate::network::{ConnectionId, Due, FIRST_HOST, Item, Network, Process, Use, is_host, is_witness};
 use crate::plan::Plan;
 use crate::prng::Prng;
@@ -192,6 +193,9 @@ pub struct World {
     pub network: Network<Message>,
     pub plan: Plan,
     pub extents: Vec<Extent>,
+    /// In what volumes grow by.
+    pub grown: Vec<Extent>,
+    pub operator: Operator,
     pub arrays: Vec<Array>,
     pub witness: Witness,
     pub second: Second,
@@ -253,7 +257,8 @@ impl World {
         if let Some(script) = script {
             (script.plan)(&mut plan);
         }
-        let blocks = plan.regions as usize * layout::PER_REGION;
+        let operator = Operator::draw(seed, script, &mut plan);
+        let blocks = plan.room as usize * layout::PER_REGION;
         let volumes = plan.volumes.len();
         let arrays = vec![Array::new(&plan, &mut rng), Array::new(&plan, &mut rng)];
         let witness = Witness::new(&mut rng);
@@ -266,6 +271,8 @@ impl World {
             queue: Queue::new(),
             network: Network::new(plan.delay, plan.user_timeout),
             extents: layout::extents(plan.regions),
+            grown: layout::extents_beyond(plan.regions, plan.room),
+            operator,
             arrays,
             witness,
             second: Second::new(seed),
@@ -306,6 +313,7 @@ impl World {
         self.plan_bad_sectors(self.digest);
         self.plan_images(self.digest);
         self.plan_second_witness(self.digest);
+        self.plan_members();
         self.drain_due();
     }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::arbitration::{Config, VoterRecord};
 use crate::array::rpc::{AdmitVolume, NewGroup, Offer, PeerRequest};
-use crate::group::{Life, Role, may_hold_more};
+use crate::group::{Enrolment, Life, Role, enrolment, may_hold_more};
 use crate::link::said::Said;
 use crate::mirror::VolumeId;
 use crate::mirror::WritePromise;
@@ -170,38 +170,64 @@ impl Handle {
             }
         }
         // From here on, until all of it is durable, a crash leaves a group that counts for nothing.
-        let (uuid, name) = (group.uuid, group.name.clone());
-        let absent = group.absent.unwrap_or(Absent::Lost);
-        self.update(move |objects| objects.set_absent(uuid, Some(absent)).map(drop)).await?;
-        self.dismiss_others(&group, &offer.volumes).await?;
-        for volume in &offer.volumes {
-            self.begin_anew(&group, volume).await?;
+        for step in enrolment() {
+            self.take_enrolment_step(*step, &mut group, &offer.volumes, chosen).await?;
         }
-        let record = VoterRecord::new(chosen);
-        let id = group.group_id();
-        let written = self.control(move |controller| controller.write_vote(id, record)).await?;
-        written.await.map_err(|_| CommandError::ShuttingDown)?;
-        let policies = group.policies;
-        let group = self
-            .update(move |objects| {
-                objects.set_absent(uuid, None)?;
-                objects
-                    .set_group_by_peer(&name, |group| (group.started, group.policies) = (true, policies))
-                    .cloned()
-            })
-            .await?;
-        #[cfg(feature = "testing")]
-        crate::volume::fault::dies_enrolled();
-        let members = group.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
-        let (members, entry) = (members.collect(), group.clone());
-        self.control(move |controller| {
-            controller.add_group(&entry, record, Life::Restarted, members, true);
-        })
-        .await?;
-        self.absent.remove(uuid);
-        self.exports.rebuild(self);
-        let text = "this array's copy counts for nothing: it is enrolled anew, and copied as a whole";
-        self.log.add(Some(group.name), Some(chosen.epoch.0), text.into());
+        Ok(())
+    }
+
+    async fn take_enrolment_step(
+        &self,
+        step: Enrolment,
+        group: &mut Group,
+        volumes: &[AdmitVolume],
+        chosen: Config,
+    ) -> Result<(), CommandError> {
+        let (uuid, id, record) = (group.uuid, group.group_id(), VoterRecord::new(chosen));
+        match step {
+            Enrolment::Absent => {
+                let absent = group.absent.unwrap_or(Absent::Lost);
+                self.update(move |objects| objects.set_absent(uuid, Some(absent)).map(drop)).await?;
+            }
+            Enrolment::Others => self.dismiss_others(group, volumes).await?,
+            Enrolment::Copies => {
+                for volume in volumes {
+                    self.begin_anew(group, volume).await?;
+                }
+            }
+            Enrolment::Vote => {
+                let written = self.control(move |controller| controller.write_vote(id, record)).await?;
+                written.await.map_err(|_| CommandError::ShuttingDown)?;
+            }
+            Enrolment::Present => {
+                let (name, policies) = (group.name.clone(), group.policies);
+                *group = self
+                    .update(move |objects| {
+                        objects.set_absent(uuid, None)?;
+                        objects
+                            .set_group_by_peer(&name, |group| {
+                                (group.started, group.policies) = (true, policies)
+                            })
+                            .cloned()
+                    })
+                    .await?;
+                #[cfg(feature = "testing")]
+                crate::volume::fault::dies_enrolled();
+            }
+            Enrolment::Begin => {
+                let members =
+                    group.members.iter().filter_map(|m| self.volumes.get(VolumeId(m.volume.into_bytes())));
+                let (members, entry) = (members.collect(), group.clone());
+                self.control(move |controller| {
+                    controller.add_group(&entry, record, Life::Restarted, members, true);
+                })
+                .await?;
+                self.absent.remove(uuid);
+                self.exports.rebuild(self);
+                let text = "this array's copy counts for nothing: it is enrolled anew, and copied as a whole";
+                self.log.add(Some(group.name.clone()), Some(chosen.epoch.0), text.into());
+            }
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
 use crate::array::dying;
 use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
+use crate::group::membership::{self, At, Step};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::{VolumeId, WritePromise};
 use crate::mutation::{self, Mutation};
@@ -30,6 +31,21 @@ enum Older {
     Without(Vec<String>),
     /// Old and new.
     Mixture,
+}
+
+/// A volume enters or leaves a group.
+#[derive(Debug)]
+pub(super) struct MemberChange {
+    pub group: Group,
+    pub volume: VirtualVolume,
+    /// As it is to be entered.
+    pub member: Option<Member>,
+    /// What the other array is asked; `None`: it asks this one.
+    pub request: Option<PeerRequest>,
+    /// All of it is to be copied from here.
+    pub full: bool,
+    /// This array goes on exporting it.
+    pub serves: bool,
 }
 
 impl Handle {
@@ -119,7 +135,7 @@ impl Handle {
         let snapshot = self.snapshot();
         let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
-        self.must_be_stopped_primary(&entry)?;
+        self.may_change_members(&entry)?;
         let member = Member { volume: vv.uuid, remote_name: remote.to_owned() };
         snapshot.as_ref().clone().admit(group, member.clone())?;
         let there = AdmitVolume {
@@ -132,33 +148,15 @@ impl Handle {
             full: vv.provisioning == Provisioning::Full,
             memory: vv.promise == WritePromise::Memory,
         };
-        self.ask_peer(PeerRequest::AdmitVolume(there)).await?;
-        self.mark_all(vv.volume_id()).await?;
-        let name = group.to_owned();
-        self.update(move |objects| objects.admit(&name, member)).await?;
-        dying::at("admitted");
-        self.enrol(&entry, vv.volume_id(), true).await?;
-        self.share_group_state(entry.uuid).await
-    }
-
-    /// All of a volume that is about to enter a group is out of sync, durably, before the membership is: the copies
-    /// are equal nowhere, and a crash in between must not make them count so (rule 10).
-    pub(super) async fn mark_all(&self, volume: VolumeId) -> Result<(), CommandError> {
-        if mutation::on(Mutation::R10AdmittedUnmarked) {
-            return Ok(());
-        }
-        self.blocking(move |this| this.volumes.disown(volume).map_err(CommandError::Disown)).await
-    }
-
-    pub(super) async fn enrol(
-        &self,
-        group: &Group,
-        volume: VolumeId,
-        full: bool,
-    ) -> Result<(), CommandError> {
-        let id = group.group_id();
-        let volume = self.volume(volume)?;
-        self.control(move |controller| controller.admit(id, volume, full)).await
+        let change = MemberChange {
+            volume: vv,
+            member: Some(member),
+            request: Some(PeerRequest::AdmitVolume(there)),
+            full: true,
+            serves: true,
+            group: entry,
+        };
+        self.change_members(change, membership::entry(At::Here)).await
     }
 
     pub(super) fn volume(&self, volume: VolumeId) -> Result<Volume, CommandError> {
@@ -175,38 +173,90 @@ impl Handle {
         let snapshot = self.snapshot();
         let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
         let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
-        self.must_be_stopped_primary(&entry)?;
+        self.may_change_members(&entry)?;
         if !self.serves(&entry) {
             return Err(CommandError::NotServing(entry.name));
         }
-        self.ask_peer(PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid }).await?;
-        self.dismiss_here(&entry, &vv, true).await
-    }
-
-    /// This array serves the group's volumes, and goes on doing so when they leave it. Any other array's copies
-    /// bear the same identity: they must be exported to nobody before they are its own.
-    pub(super) fn serves(&self, group: &Group) -> bool {
-        let serves = |view: PathView| {
-            view.role == Role::Primary && matches!(view.reason, None | Some(Reason::Removed))
+        let request = PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid };
+        let change = MemberChange {
+            volume: vv,
+            member: None,
+            request: Some(request),
+            full: false,
+            serves: true,
+            group: entry,
         };
-        self.view(group.group_id()).is_some_and(serves) || mutation::on(Mutation::LeftCopyExported)
+        self.change_members(change, membership::leaving(At::Here)).await
     }
 
-    pub(super) async fn dismiss_here(
+    /// A change on both arrays, begun on this one. The group does not come in sync meanwhile.
+    async fn change_members(&self, change: MemberChange, steps: &'static [Step]) -> Result<(), CommandError> {
+        let id = change.group.group_id();
+        self.command(id, Command::HoldMembers).await?;
+        let changed = self.take_steps(&change, steps).await;
+        self.control(move |controller| controller.event(id, Event::MembersSettled)).await?;
+        changed
+    }
+
+    /// One step after the other, each durable before the next.
+    pub(super) async fn take_steps(
         &self,
-        group: &Group,
-        volume: &VirtualVolume,
-        serves: bool,
+        change: &MemberChange,
+        steps: &'static [Step],
     ) -> Result<(), CommandError> {
-        let (id, member, uuid) = (group.group_id(), volume.volume_id(), volume.uuid);
-        let (of, name) = (group.name.clone(), volume.name.clone());
-        let dismiss = move |objects: &mut Objects| {
-            objects.dismiss(&of, &name)?;
-            Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
-        };
-        let taken = self.update(dismiss).await?;
-        self.tell_unexported(group, &taken);
-        self.control(move |controller| controller.dismiss(id, member)).await
+        for step in steps {
+            self.take_step(change, *step).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_step(&self, change: &MemberChange, step: Step) -> Result<(), CommandError> {
+        let MemberChange { group, volume, member, request, full, serves } = change;
+        let (id, uuid, member_id) = (group.group_id(), volume.uuid, volume.volume_id());
+        match step {
+            Step::Ask => match request.clone() {
+                Some(request) => self.ask_peer(request).await,
+                None => Ok(()),
+            },
+            Step::Copy => {
+                // What was kept of it in another group is not of this one.
+                let open = self.volume(member_id)?;
+                self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await
+            }
+            Step::Mark => {
+                self.blocking(move |this| this.volumes.disown(member_id).map_err(CommandError::Disown)).await
+            }
+            Step::Join => {
+                let Some(member) = member.clone() else { return Ok(()) };
+                let (name, here) = (group.name.clone(), request.is_some());
+                let join = move |objects: &mut Objects| {
+                    if here { objects.admit(&name, member) } else { objects.admit_by_peer(&name, member) }
+                };
+                self.update(join).await?;
+                dying::at("admitted");
+                Ok(())
+            }
+            Step::Enrol => {
+                let (open, full) = (self.volume(member_id)?, *full);
+                self.control(move |controller| controller.admit(id, open, full)).await
+            }
+            Step::Leave => {
+                let (of, name, serves) = (group.name.clone(), volume.name.clone(), *serves);
+                let leave = move |objects: &mut Objects| {
+                    objects.dismiss(&of, &name)?;
+                    Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
+                };
+                let taken = self.update(leave).await?;
+                self.tell_unexported(group, &taken);
+                Ok(())
+            }
+            Step::Withdraw => self.control(move |controller| controller.dismiss(id, member_id)).await,
+            Step::Share => self.share_group_state(group.uuid).await,
+        }
+    }
+
+    pub(super) fn serves(&self, group: &Group) -> bool {
+        PathView::goes_on_exporting(self.view(group.group_id()).as_ref())
     }
 
     /// For the event log: an operator wonders where the exports went.
@@ -220,12 +270,11 @@ impl Handle {
         }
     }
 
-    fn must_be_stopped_primary(&self, group: &Group) -> Result<(), CommandError> {
-        match self.view(group.group_id()) {
-            Some(view) if view.in_sync == InSync::Both => Err(CommandError::InSync(group.name.clone())),
-            Some(view) if view.role == Role::Primary => Ok(()),
-            _ => Err(CommandError::NotPrimary(group.name.clone())),
-        }
+    fn may_change_members(&self, group: &Group) -> Result<(), CommandError> {
+        PathView::may_change_members(self.view(group.group_id()).as_ref()).map_err(|refused| match refused {
+            Refused::InSync => CommandError::InSync(group.name.clone()),
+            _ => CommandError::NotPrimary(group.name.clone()),
+        })
     }
 
     /// `startrcopygroup` and `stoprcopygroup`.
@@ -489,10 +538,24 @@ impl Handle {
         if !elsewhere && self.view(entry.group_id()).is_some_and(|view| view.in_sync == InSync::Both) {
             return Err(CommandError::InSync(entry.name));
         }
+        let held = !elsewhere && self.is_primary(&entry);
+        if held {
+            // And it does not come in sync before the group is gone.
+            self.command(entry.group_id(), Command::HoldMembers).await?;
+        }
+        let removed = self.remove_on_both(&entry).await;
+        if held {
+            let id = entry.group_id();
+            self.control(move |controller| controller.event(id, Event::MembersSettled)).await?;
+        }
+        removed
+    }
+
+    async fn remove_on_both(&self, entry: &Group) -> Result<(), CommandError> {
         // Asked now: the other array's tombstone may end the control before this array removes the group itself.
-        let serves = self.serves(&entry);
+        let serves = self.serves(entry);
         // Before the other array begins: its tombstone opens this one's volumes.
-        let taken = if serves { None } else { Some(self.unexport(&entry).await?) };
+        let taken = if serves { None } else { Some(self.unexport(entry).await?) };
         match self.ask_peer(PeerRequest::RemoveGroup(entry.uuid)).await {
             // It hears of the tombstone when it is back.
             Ok(()) | Err(CommandError::PeerUnreachable) => {}
@@ -510,9 +573,9 @@ impl Handle {
             }
         }
         if let Some(taken) = taken {
-            self.tell_unexported(&entry, &taken.vluns);
+            self.tell_unexported(entry, &taken.vluns);
         }
-        self.remove_group_here(&entry, serves).await
+        self.remove_group_here(entry, serves).await
     }
 
     fn is_removed_elsewhere(&self, group: &Group) -> bool {

@@ -5,11 +5,12 @@ use uuid::Uuid;
 use crate::arbitration::GroupId;
 use crate::array::exports::PORTAL_GROUP_TAG;
 use crate::array::rpc::{AdmitVolume, KnownTenure, PeerAnswer, PeerRefusal, PeerRequest};
+use crate::group::membership::{self, At};
 use crate::group::{Event, Role};
 use crate::iscsi::TargetRecord;
-use crate::mirror::VolumeId;
 use crate::store::objects::{Group, Kind, Member, ObjectError};
 
+use super::groups::MemberChange;
 use super::{CommandError, Handle, NewVolume, missing};
 
 impl Handle {
@@ -56,7 +57,10 @@ impl Handle {
                 let group = named(group)?;
                 match snapshot.volume(volume).cloned() {
                     Some(volume) if group.members.iter().any(|m| m.volume == volume.uuid) => {
-                        self.dismiss_here(&group, &volume, self.serves(&group)).await
+                        let serves = self.serves(&group);
+                        let change =
+                            MemberChange { group, volume, member: None, request: None, full: false, serves };
+                        self.take_steps(&change, membership::leaving(At::There)).await
                     }
                     _ => Ok(()),
                 }
@@ -127,14 +131,17 @@ impl Handle {
                 self.make_volume(new, volume.uuid, volume.naa).await?;
             }
         }
-        // What was kept of it in another group is not of this one.
-        let open = self.volume(VolumeId(volume.uuid.into_bytes()))?;
-        self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await?;
         let member = Member { volume: volume.uuid, remote_name: volume.remote_name };
-        let (name, id) = (group.name.clone(), VolumeId(volume.uuid.into_bytes()));
-        // Whatever becomes of the primary's marks: the copy says by itself that it holds nothing.
-        self.mark_all(id).await?;
-        self.update(move |objects| objects.admit_by_peer(&name, member)).await?;
-        self.enrol(group, id, false).await
+        self.snapshot().as_ref().clone().admit_by_peer(&group.name, member.clone())?;
+        let known = self.snapshot().volume(volume.uuid).cloned();
+        let change = MemberChange {
+            volume: known.ok_or_else(|| missing(Kind::Volume, &volume.name))?,
+            member: Some(member),
+            request: None,
+            full: false,
+            serves: false,
+            group: group.clone(),
+        };
+        self.take_steps(&change, membership::entry(At::There)).await
     }
 }

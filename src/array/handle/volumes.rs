@@ -2,11 +2,11 @@
 
 use uuid::Uuid;
 
-use crate::arbitration::InSync;
 use crate::array::dying;
 use crate::array::rpc::PeerRequest;
 use crate::array::volumes::OpenError;
 use crate::block::BLOCK;
+use crate::group::membership::{self, Growth};
 use crate::group::{PathView, Role};
 use crate::mirror::WritePromise;
 use crate::store::objects::{Kind, Provisioning, VirtualVolume};
@@ -104,44 +104,61 @@ impl Handle {
             return Err(CommandError::BadSize(size));
         }
         if let Some(group) = snapshot.group_of_volume(volume.uuid) {
-            let view = self.view(group.group_id());
-            let whole = |view: PathView| {
-                view.role == Role::Primary
-                    && view.reason.is_none()
-                    && view.in_sync == InSync::Both
-                    && view.link_up
-            };
-            if !view.is_some_and(whole) {
+            if !PathView::may_grow(self.view(group.group_id()).as_ref()) {
                 return Err(CommandError::GrowsInSync { volume: name.to_owned(), group: group.name.clone() });
             }
-            self.ask_peer(PeerRequest::GrowVolume { volume: volume.uuid, size_bytes: size }).await?;
-            dying::at("grown_there");
+            for step in membership::growth(true) {
+                self.grow_by(volume.uuid, size, *step).await?;
+            }
+        } else {
+            self.grow_local(volume.uuid, size).await?;
         }
-        self.grow_local(volume.uuid, size).await?;
         let grown = self.snapshot().volume(volume.uuid).cloned();
         grown.ok_or_else(|| missing(Kind::Volume, name))
     }
 
     /// This array's copy grows; one that is as large already stays.
     pub(super) async fn grow_local(&self, volume: Uuid, size_bytes: u64) -> Result<(), CommandError> {
+        let known = self.snapshot().volume(volume).cloned();
+        let Some(known) = known.filter(|known| size_bytes > known.size_bytes) else { return Ok(()) };
+        if size_bytes > VOLUME_MAX {
+            return Err(CommandError::BadSize(size_bytes));
+        }
+        if self.volumes.get(known.volume_id()).is_some() {
+            for step in membership::growth(false) {
+                self.grow_by(volume, size_bytes, *step).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn grow_by(&self, volume: Uuid, size_bytes: u64, step: Growth) -> Result<(), CommandError> {
+        if step == Growth::Ask {
+            self.ask_peer(PeerRequest::GrowVolume { volume, size_bytes }).await?;
+            dying::at("grown_there");
+            return Ok(());
+        }
         self.blocking(move |this| {
             let Some(known) = this.snapshot().volume(volume).cloned() else { return Ok(()) };
             let Some(open) = this.volumes.get(known.volume_id()) else { return Ok(()) };
-            if size_bytes <= known.size_bytes {
-                return Ok(());
+            match step {
+                Growth::Ask => {}
+                Growth::Data => {
+                    if open.file().size_bytes() < size_bytes {
+                        open.file().grow(size_bytes).map_err(OpenError::from)?;
+                    }
+                }
+                // Known before anybody may write there: what a crash leaves unknown is undone at the start.
+                Growth::Size => {
+                    this.objects.update(|objects| objects.grow_volume(volume, size_bytes).map(|_| ()))??;
+                }
+                Growth::Tell => {
+                    open.with(|core, _, _| core.grow(size_bytes / u64::from(BLOCK)));
+                    this.exports.rebuild(this);
+                    let (name, mib) = (&known.name, size_bytes / MIB);
+                    this.log.add(None, None, format!("volume {name} has grown to {mib} MiB"));
+                }
             }
-            if size_bytes > VOLUME_MAX {
-                return Err(CommandError::BadSize(size_bytes));
-            }
-            if open.file().size_bytes() < size_bytes {
-                open.file().grow(size_bytes).map_err(OpenError::from)?;
-            }
-            // Known before anybody may write there: what a crash leaves unknown is undone at the start.
-            this.objects.update(|objects| objects.grow_volume(volume, size_bytes).map(|_| ()))??;
-            open.with(|core, _, _| core.grow(size_bytes / u64::from(BLOCK)));
-            this.exports.rebuild(this);
-            let (name, mib) = (&known.name, size_bytes / MIB);
-            this.log.add(None, None, format!("volume {name} has grown to {mib} MiB"));
             Ok(())
         })
         .await

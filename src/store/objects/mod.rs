@@ -11,7 +11,7 @@ mod store;
 mod tests;
 mod types;
 
-pub use model::{Objects, check_name};
+pub use model::{Objects, check_name, may_be_overwritten};
 pub use store::{ObjectStore, StoreError};
 pub use types::{
     Absent, COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX,

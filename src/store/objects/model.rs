@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+use crate::mutation::{self, Mutation};
+
 use super::types::{
     Absent, Group, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member, NAME_MAX,
     OBJECTS_MAX, ObjectError, Tombstone, VirtualVolume, Vlun,
@@ -67,6 +69,12 @@ fn next_id(ids: impl Iterator<Item = u32>) -> u32 {
 
 fn bounded(what: &'static str, len: usize, limit: usize) -> Result<(), ObjectError> {
     if len >= limit { Err(ObjectError::TooMany { what, limit }) } else { Ok(()) }
+}
+
+/// May a copy be made anew from the other array's, as one enters a group by that array's word? Never one that hosts
+/// may write to: it is the one that counts, and it is to enter by this array's word.
+pub fn may_be_overwritten(exported: bool) -> bool {
+    !exported || mutation::on(Mutation::ExportedCopyOverwritten)
 }
 
 impl Objects {
@@ -384,8 +392,15 @@ impl Objects {
     /// sequence stays.
     ///
     /// # Errors
-    /// As [`Self::admit`].
+    /// As [`Self::admit`]. `InUse`: hosts may write to the copy here, and it would be overwritten.
     pub fn admit_by_peer(&mut self, group: &str, member: Member) -> Result<(), ObjectError> {
+        let exported = self.vluns_of_volume(member.volume).next().is_some();
+        if !may_be_overwritten(exported) {
+            let name = self.volume(member.volume).map_or_else(String::new, |volume| volume.name.clone());
+            let by =
+                "hosts: its VLUNs there are to the very copy that would be overwritten by this one".into();
+            return Err(ObjectError::InUse { kind: Kind::Volume, name, by });
+        }
         self.admit(group, member)?;
         let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
         let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;

@@ -203,3 +203,20 @@ fn exports_taken_back_come_again_when_the_group_stays_or_is_told_anew() {
     o.export_again(taken);
     assert_eq!(o.vluns().filter(|vlun| vlun.lun == 5).count(), 2, "that LUN has another volume now");
 }
+
+#[test]
+fn a_copy_that_hosts_write_to_enters_a_group_by_no_other_arrays_word() {
+    let mut o = some();
+    o.add_group(group("g", 20, &[])).unwrap();
+    let volume = o.volume_named("v1").unwrap().uuid;
+    o.add_vlun("v1", "h1", None).unwrap();
+    let member = Member { volume, remote_name: "r".into() };
+    let refused = o.clone().admit_by_peer("g", member.clone());
+    assert!(matches!(refused, Err(ObjectError::InUse { .. })), "{refused:?}");
+    o.clone().admit("g", member.clone()).unwrap();
+    crate::mutation::set(Some(crate::mutation::Mutation::ExportedCopyOverwritten));
+    o.clone().admit_by_peer("g", member.clone()).unwrap();
+    crate::mutation::set(None);
+    o.unexport_volume(volume);
+    o.admit_by_peer("g", member).unwrap();
+}
