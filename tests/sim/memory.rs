@@ -100,7 +100,11 @@ impl World {
         }
         if !power && chance.per_mille(survives) {
             // The next process flushes it before it does anything else.
+            let before = changed.len();
             self.arrays[a].store.flush_all(changed);
+            if changed.len() != before {
+                self.memory.lost_at[a] = Some(self.now); // what a failed flush dropped
+            }
             return;
         }
         let back = self.memory.written_back;
