@@ -107,8 +107,6 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::T13SwitchUnflushed, 4, &memory_scripts::SWITCHED),
     scripted(Mutation::T13HandOverUnflushed, 1, &memory_scripts::HANDED_OVER),
     by_chance(Mutation::T13FuaHereOnly, 7),
-    by_chance(Mutation::T13PhantomsShown, 1),
-    by_chance(Mutation::T13CopyUnflushed, 1),
     scripted(Mutation::T19PromiseForgotten, 2, &scripts::FORGETFUL_WITNESS),
 ];
 
