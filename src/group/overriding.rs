@@ -39,7 +39,8 @@ impl Control {
         if self.serving {
             return Err(Refused::Serves);
         }
-        let whole = self.arbiter.chosen().holds(self.me) && !self.arbiter.is_tainted();
+        let whole =
+            self.arbiter.chosen().holds(self.me) && !self.arbiter.is_tainted() && !self.sum.flush_failed;
         if !stale && !whole {
             return Err(Refused::MayBeStale);
         }

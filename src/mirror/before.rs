@@ -80,8 +80,14 @@ impl Volume {
         }
     }
 
-    pub(super) const fn is_unkept(&self) -> bool {
-        self.before.unkept
+    /// Something cannot be kept, or the copy was no whole one (a flush of it had failed) when it fell behind.
+    pub(super) fn is_unkept(&self) -> bool {
+        self.before.unkept || self.was_torn()
+    }
+
+    /// What it held when it fell behind is of no moment, and the register does not say so yet.
+    pub(super) fn was_torn(&self) -> bool {
+        self.has_phantoms() && self.is_behind() && !self.before.mixture
     }
 
     /// The shell, after each call: an image that [`Self::image_counts`] denies is to be removed.

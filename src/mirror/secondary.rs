@@ -293,7 +293,7 @@ impl Volume {
         // else a loss of power leaves a copy of no moment (F14).
         let flushed = !self.is_memory()
             || self.group.is_some_and(|group| group.config.in_sync == InSync::Both)
-            || !self.unflushed.here()
+            || !(self.unflushed.here() || self.was_torn())
             || mutation::on(Mutation::T13CopyUnflushed);
         (self.status().store_io_old == 0 || mutation::on(Mutation::T9NotDrained)) && flushed
     }

@@ -325,6 +325,11 @@ impl Volume {
         self.settle(cx, out);
     }
 
+    /// A flush of this store failed, and the copy was not made anew since.
+    pub(super) const fn has_phantoms(&self) -> bool {
+        self.unflushed.phantoms
+    }
+
     /// A primary on its own must not show what its disk lacks.
     pub(super) fn has_phantoms_alone(&self) -> bool {
         self.unflushed.phantoms && self.is_primary() && self.is_alone()

@@ -100,7 +100,11 @@ impl World {
         }
         if !power && chance.per_mille(survives) {
             // The next process flushes it before it does anything else.
+            let before = changed.len();
             self.arrays[a].store.flush_all(changed);
+            if changed.len() != before {
+                self.memory.lost_at[a] = Some(self.now); // what a failed flush dropped
+            }
             return;
         }
         let back = self.memory.written_back;
@@ -190,7 +194,11 @@ impl World {
 
     /// A lone array that may lack what the other one has waits for it, by right.
     pub fn waits_for_memory(&self, a: usize, g: usize) -> bool {
+        let failed = |v: usize| {
+            self.plan.volumes[v].group == g && self.arrays[a].volumes[v].core.status().flush_failed
+        };
         self.arrays[a].group(g).is_some_and(|group| group.control.arbiter().is_tainted())
+            || (0..self.arrays[a].volumes.len()).any(failed)
     }
 
     /// A host's turn: now and then a flush of a memory volume.

@@ -104,7 +104,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::T13ActivityClearedUnflushed, 87),
     scripted(Mutation::T13DropUnflushed, 137, &memory_scripts::DROPPED),
     scripted(Mutation::T13PromoteUnflushed, 13, &memory_scripts::PROMOTED),
-    by_chance(Mutation::T13AloneNotStable, 350),
+    by_chance(Mutation::T13AloneNotStable, 218),
     scripted(Mutation::T13SwitchUnflushed, 4, &memory_scripts::SWITCHED),
     scripted(Mutation::T13HandOverUnflushed, 1, &memory_scripts::HANDED_OVER),
     by_chance(Mutation::T13FuaHereOnly, 7),
