@@ -641,7 +641,7 @@ fn in_sync() -> Rig {
 }
 
 mod disks;
-mod memory;
 mod membership;
+mod memory;
 mod operators;
 mod scenarios;

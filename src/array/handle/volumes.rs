@@ -6,8 +6,8 @@ use crate::array::dying;
 use crate::array::rpc::PeerRequest;
 use crate::array::volumes::OpenError;
 use crate::block::BLOCK;
+use crate::group::PathView;
 use crate::group::membership::{self, Growth};
-use crate::group::{PathView, Role};
 use crate::mirror::WritePromise;
 use crate::store::objects::{Kind, Provisioning, VirtualVolume};
 
