@@ -21,9 +21,9 @@ fn objects_are_made_shown_and_removed() {
     assert_eq!(
         a.ok(&["showvv"]),
         said(&[
-            "Id  Name    Prov  Type  State   Usr_Used_MiB  VSize_MiB  RcopyGroup",
-            " 1  vmfs.0  tpvv  base  normal             0         64  -",
-            " 2  raw-1   tpvv  base  normal             0       1024  -",
+            "Id  Name    Prov  Type  State   Promise  Usr_Used_MiB  VSize_MiB  RcopyGroup",
+            " 1  vmfs.0  tpvv  base  normal  stable              0         64  -",
+            " 2  raw-1   tpvv  base  normal  stable              0       1024  -",
             "2 total",
         ])
     );
