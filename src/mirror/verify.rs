@@ -94,12 +94,15 @@ impl Volume {
             return Err(VerifyRefused::NoSession);
         }
         let report = VerifyReport::new(repair, self.map.activity().regions());
+        // What an earlier one found and is not equal yet is still no better at the peer.
+        let earlier = self.verify.take().map(|verify| verify.repairing).unwrap_or_default();
+        let in_doubt = |(region, _): (u64, u64)| self.recovering.contains(region).then_some((region, 0));
         self.verify = Some(Verify {
             report,
             cursor: 0,
             again: BTreeSet::new(),
             checks: BTreeMap::new(),
-            repairing: BTreeMap::new(),
+            repairing: earlier.into_iter().filter_map(in_doubt).collect(),
             told: false,
         });
         self.settle(cx, out);

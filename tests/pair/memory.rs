@@ -297,7 +297,9 @@ fn the_promise_is_chosen_once_and_is_the_same_on_both_arrays() {
     fs::write(&path, "[[volume]]\nname = \"m1\"\nsize = \"16M\"\n").unwrap();
     let said = a.cli_refused(&["apply", path.to_str().unwrap()]);
     assert!(said.contains("write promise"), "{said}");
-    a.cli(&["creatercopygroup", "g", "array-b:sync"]);
+    until("linked", LIMIT, || {
+        a.try_cli(&["creatercopygroup", "g", "array-b:sync"]).status.success().then_some(())
+    });
     a.cli(&["admitrcopyvv", "m1", "g", "array-b:m1"]);
     let shown = b.cli(&["showvv"]);
     assert!(shown.lines().any(|line| line.contains("m1") && line.contains(" memory ")), "{shown}");

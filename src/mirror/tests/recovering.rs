@@ -344,6 +344,14 @@ fn what_a_verify_found_to_differ_is_not_taken_from_there() {
     let actions = rig.run();
     let mut disks = Disks { bad_here: blocks(&[8]), ..Disks::default() };
     disks.carry_out(&mut rig, actions);
+    assert_eq!((&disks.asked, rig.doubt()), (&vec![], (1, 1, 1)));
+    // Nor after that verify was given up for another one.
+    let cx = rig.cx();
+    rig.volume.cancel_verify(cx, &mut rig.out);
+    rig.volume.begin_verify(true, cx, &mut rig.out).unwrap();
+    let actions = rig.tick_at(10_000);
+    assert_eq!(copies(&actions).len(), 1, "tried again");
+    disks.carry_out(&mut rig, actions);
     assert_eq!((disks.asked, rig.doubt()), (vec![], (1, 1, 1)));
 }
 
