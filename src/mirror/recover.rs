@@ -190,6 +190,12 @@ impl Volume {
         self.recovering.contains(region) && !self.has_lost(region)
     }
 
+    /// Something of the extent lies in a block that can be made equal from neither copy.
+    pub fn is_lost(&self, extent: Extent) -> bool {
+        let held = extent.physical();
+        self.lost.range(held.lba..held.end()).next().is_some()
+    }
+
     pub(super) fn has_lost(&self, region: u64) -> bool {
         self.lost_of(region).next().is_some()
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use twinlun::arbitration::{Config, Gate, InSync, Mode, Side, Tenure, Vote};
-use twinlun::block::{Op, Outcome};
+use twinlun::block::{Extent, Op, Outcome};
 use twinlun::mirror::{DirtyMap, Limits, MapError, RegionRun, SessionId, Volume, VolumeAction};
 
 use crate::disk::Owner;
@@ -326,10 +326,13 @@ impl World {
         {
             // Nothing that overlaps runs now, so what this command saw (or left in doubt) is the same
             // on both copies (rules 7, 15, 17); but after an error that was held back a write may run
-            // that waited for it.
+            // that waited for it. What is lost differs, and nobody reads it.
             for index in span(command.request.extent).range() {
                 let [one, other] = [0, 1].map(|array| self.arrays[array].store.volumes[v][index]);
-                if one != other && !(failed && self.later_write(a, v, command, index, [one, other])) {
+                let block = Extent::new(layout::lba(index), 1);
+                let lost = failed && self.arrays[a].volumes[v].core.is_lost(block);
+                if one != other && !lost && !(failed && self.later_write(a, v, command, index, [one, other]))
+                {
                     let rule = if failed { "17" } else { "7, 15" };
                     return self.violate(format!(
                         "rule {rule}: {} answers {outcome:?} to {:?} while block {} differs (A {one}, B {other})",
