@@ -54,6 +54,8 @@ pub(super) struct Verify {
     checks: BTreeMap<u32, (u64, Step)>,
     /// Regions in doubt because of what was found, with the blocks that are not alike.
     repairing: BTreeMap<u64, u64>,
+    /// Regions where this verify, or an earlier one, found the copies different, until they are equal.
+    unlike: BTreeSet<u64>,
     /// Its end was taken by [`Volume::take_verified`].
     told: bool,
 }
@@ -95,14 +97,15 @@ impl Volume {
         }
         let report = VerifyReport::new(repair, self.map.activity().regions());
         // What an earlier one found and is not equal yet is still no better at the peer.
-        let earlier = self.verify.take().map(|verify| verify.repairing).unwrap_or_default();
-        let in_doubt = |(region, _): (u64, u64)| self.recovering.contains(region).then_some((region, 0));
+        let mut unlike = self.verify.take().map(|verify| verify.unlike).unwrap_or_default();
+        unlike.retain(|&region| self.recovering.contains(region));
         self.verify = Some(Verify {
             report,
             cursor: 0,
             again: BTreeSet::new(),
             checks: BTreeMap::new(),
-            repairing: earlier.into_iter().filter_map(in_doubt).collect(),
+            repairing: BTreeMap::new(),
+            unlike,
             told: false,
         });
         self.settle(cx, out);
@@ -420,6 +423,7 @@ impl Volume {
         }
         if repairs {
             verify.repairing.insert(region, found.iter().map(|extent| extent.blocks).sum());
+            verify.unlike.insert(region);
             // Rule 10: a crash in the middle of the repair does not forget it.
             self.map.mark_active(region);
             self.recovering.insert(region);
@@ -436,7 +440,7 @@ impl Volume {
 
     /// A verify of this array found the copies different here: the peer's blocks are no better.
     pub(super) fn is_under_repair(&self, region: u64) -> bool {
-        self.verify.as_ref().is_some_and(|verify| verify.repairing.contains_key(&region))
+        self.verify.as_ref().is_some_and(|verify| verify.unlike.contains(&region))
     }
 
     /// A region in doubt was copied, but for what neither array can read.
@@ -449,6 +453,9 @@ impl Volume {
     /// A region in doubt was copied.
     pub(super) fn region_is_equal(&mut self, region: u64) {
         let extent = self.region_extent(region);
+        if let Some(verify) = &mut self.verify {
+            verify.unlike.remove(&region);
+        }
         let Some(verify) = self.running_verify() else { return };
         let Some(blocks) = verify.repairing.remove(&region) else { return };
         let report = &mut verify.report;
