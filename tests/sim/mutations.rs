@@ -37,7 +37,7 @@ pub const TABLE: &[Entry] = &[
     by_chance(Mutation::R3AnswerAloneBeforeDrop, 1),
     by_chance(Mutation::T4JoinNotNeeded, 5),
     by_chance(Mutation::T5AnsweredAloneUnmarked, 25),
-    by_chance(Mutation::T9NotDrained, 55),
+    by_chance(Mutation::T9NotDrained, 65),
     by_chance(Mutation::R6NoCheckAtStart, 1),
     by_chance(Mutation::R6NoCheckAtAnswer, 13),
     by_chance(Mutation::R8WritesOverlap, 1),
