@@ -14,11 +14,20 @@
 //! Flag 1 of a data frame: the receiver may acknowledge it from its memory (a reader that does not know
 //! the flag makes it stable). The header's checksum is tested before any of its lengths is believed.
 
+mod layout;
+#[cfg(test)]
+mod tests;
+
 use crate::arbitration::{Epoch, GroupId, Lineage, Side, Tenure};
-use crate::block::{BLOCK, Extent, Op, StoreResult};
+use crate::block::{Extent, Op, StoreResult};
 
 use super::api::{FrameHeader, LaneId, SessionId, VolumeId};
-use super::findings::{Sum, pieces};
+use super::findings::Sum;
+use layout::{
+    HEADER_CRC_AT, KIND_ACKS, KIND_ASK, KIND_ASK_SUMS, KIND_DATA, KIND_GIVEN, KIND_HELLO, KIND_HERE,
+    KIND_SUMS, MAGIC, SUM_LEN, array_at, begin, check_data_len, check_given_len, check_sums_len, op_code,
+    op_from, result_code, result_from, seal, u32_at, u64_at,
+};
 
 /// Bytes of every frame's header.
 pub const HEADER_LEN: usize = 128;
@@ -34,24 +43,10 @@ pub const OLDEST: u8 = 1;
 /// The first version that knows questions for digests.
 pub const KNOWS_SUMS: u8 = 2;
 const KNOWS_FLUSH: u8 = 2;
-const READABLE_FROM: u8 = 1;
-
-const MAGIC: [u8; 4] = *b"tLan";
-const HEADER_CRC_AT: usize = 124;
 /// Volume 16, session 16, sequence 8, result 1, zero 7.
 const ACK_LEN: usize = 48;
 /// Array 16, boot nonce 16, lane 2, side 1, newest version 1, oldest version 1, zero 3.
 pub const HELLO_LEN: usize = 40;
-
-const KIND_HELLO: u8 = 1;
-const KIND_DATA: u8 = 2;
-const KIND_ACKS: u8 = 3;
-const KIND_ASK: u8 = 4;
-const KIND_HERE: u8 = 5;
-const KIND_GIVEN: u8 = 6;
-const KIND_ASK_SUMS: u8 = 7;
-const KIND_SUMS: u8 = 8;
-const SUM_LEN: usize = size_of::<Sum>();
 
 const FLAG_MEMORY: u8 = 1;
 
@@ -421,313 +416,4 @@ pub fn hello(payload: &[u8]) -> Result<LaneHello, FrameError> {
         newest: bytes[35],
         oldest: bytes[36],
     })
-}
-
-/// The payload that an op carries, in bytes; `None`: the op is not mirrored.
-fn data_len(op: Op, extent: Extent) -> Option<u64> {
-    match op {
-        Op::Write => Some(extent.bytes()),
-        Op::WriteSame => Some(u64::from(BLOCK)),
-        Op::WriteZeroes | Op::Unmap | Op::Read | Op::Flush => Some(0),
-        Op::CompareAndWrite => None,
-    }
-}
-
-fn check_data_len(op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
-    let wanted = data_len(op, extent).ok_or(FrameError::Op(op_code(op)))?;
-    if u64::from(found) != wanted || found > PAYLOAD_MAX {
-        return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
-    }
-    Ok(())
-}
-
-fn check_given_len(op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
-    if op != Op::Read {
-        return Err(FrameError::Op(op_code(op)));
-    }
-    let wanted = extent.bytes();
-    if u64::from(found) != wanted || found > PAYLOAD_MAX {
-        return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
-    }
-    Ok(())
-}
-
-fn check_sums_len(kind: u8, op: Op, extent: Extent, found: u32) -> Result<(), FrameError> {
-    if op != Op::Read {
-        return Err(FrameError::Op(op_code(op)));
-    }
-    let wanted = if kind == KIND_SUMS { pieces(extent).saturating_mul(SUM_LEN as u64) } else { 0 };
-    if u64::from(found) != wanted || found > PAYLOAD_MAX {
-        return Err(FrameError::Length { found, wanted: wanted.min(u64::from(PAYLOAD_MAX)) });
-    }
-    Ok(())
-}
-
-const fn op_code(op: Op) -> u8 {
-    match op {
-        Op::Write => 1,
-        Op::WriteSame => 2,
-        Op::WriteZeroes => 3,
-        Op::Unmap => 4,
-        Op::Read => 5,
-        Op::Flush => 6,
-        Op::CompareAndWrite => 0,
-    }
-}
-
-const fn op_from(code: u8) -> Result<Op, FrameError> {
-    match code {
-        1 => Ok(Op::Write),
-        2 => Ok(Op::WriteSame),
-        3 => Ok(Op::WriteZeroes),
-        4 => Ok(Op::Unmap),
-        5 => Ok(Op::Read),
-        6 => Ok(Op::Flush),
-        code => Err(FrameError::Op(code)),
-    }
-}
-
-const fn result_code(result: Option<StoreResult>) -> u8 {
-    match result {
-        None => 0,
-        Some(StoreResult::Done) => 1,
-        Some(StoreResult::NoSpace) => 2,
-        Some(StoreResult::Failed | StoreResult::Differs { .. }) => 3,
-    }
-}
-
-const fn result_from(code: u8) -> Result<Option<StoreResult>, FrameError> {
-    match code {
-        0 => Ok(None),
-        1 => Ok(Some(StoreResult::Done)),
-        2 => Ok(Some(StoreResult::NoSpace)),
-        3 => Ok(Some(StoreResult::Failed)),
-        code => Err(FrameError::Result(code)),
-    }
-}
-
-fn begin(kind: u8, payload_len: u32, payload: &[u8]) -> [u8; HEADER_LEN] {
-    let mut bytes = [0; HEADER_LEN];
-    bytes[..4].copy_from_slice(&MAGIC);
-    bytes[4] = VERSION;
-    bytes[5] = if matches!(kind, KIND_ASK_SUMS | KIND_SUMS) { KNOWS_SUMS } else { READABLE_FROM };
-    bytes[6] = kind;
-    bytes[8..12].copy_from_slice(&payload_len.to_le_bytes());
-    bytes[112..116].copy_from_slice(&crc_fast::crc32_iscsi(payload).to_le_bytes());
-    bytes
-}
-
-fn seal(mut bytes: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
-    let crc = crc_fast::crc32_iscsi(&bytes[..HEADER_CRC_AT]);
-    bytes[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-/// `N` bytes of a record of fixed length; every caller's `at` is a constant inside it.
-fn array_at<const N: usize, const L: usize>(bytes: &[u8; L], at: usize) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(&bytes[at..at + N]);
-    array
-}
-
-fn u32_at<const L: usize>(bytes: &[u8; L], at: usize) -> u32 {
-    u32::from_le_bytes(array_at(bytes, at))
-}
-
-fn u64_at<const L: usize>(bytes: &[u8; L], at: usize) -> u64 {
-    u64::from_le_bytes(array_at(bytes, at))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn header(op: Op, lba: u64, blocks: u64, sequence: u64) -> FrameHeader {
-        let lineage = Lineage { counter: 2, id: 0x1122_3344_5566_7788 };
-        FrameHeader {
-            tenure: Tenure { lineage, epoch: Epoch(9) },
-            session: SessionId { boot: 3, counter: 4 },
-            sequence,
-            op,
-            extent: Extent::new(lba, blocks),
-            memory: sequence % 2 == 1,
-        }
-    }
-
-    fn data(op: Op, lba: u64, blocks: u64, sequence: u64) -> (FrameHeader, Vec<u8>) {
-        let header = header(op, lba, blocks, sequence);
-        let len = usize::try_from(data_len(op, header.extent).unwrap()).unwrap();
-        let payload: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let mut bytes = encode_data(GroupId([5; 16]), VolumeId([6; 16]), &header, &payload).unwrap().to_vec();
-        bytes.extend_from_slice(&payload);
-        (header, bytes)
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop::sample::select(vec![Op::Write, Op::WriteSame, Op::WriteZeroes, Op::Unmap, Op::Read, Op::Flush])
-    }
-
-    fn ack() -> impl Strategy<Value = Ack> {
-        let result = prop::sample::select(vec![
-            None,
-            Some(StoreResult::Done),
-            Some(StoreResult::NoSpace),
-            Some(StoreResult::Failed),
-        ]);
-        (any::<[u8; 16]>(), any::<(u64, u64, u64)>(), result).prop_map(|(volume, words, result)| Ack {
-            volume: VolumeId(volume),
-            session: SessionId { boot: words.0, counter: words.1 },
-            sequence: words.2,
-            result,
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn data_comes_back_and_says_what_it_needs(
-            op in op(), lba in any::<u64>(), blocks in 0_u64..9, sequence in any::<u64>(), cut in 0_usize..5000,
-        ) {
-            let (header, bytes) = data(op, lba, blocks, sequence);
-            let whole = decode(&bytes).unwrap();
-            let (group, volume) = (GroupId([5; 16]), VolumeId([6; 16]));
-            let what = Announced::Data { group, volume, header };
-            prop_assert_eq!(whole, Decoded::Frame { what, payload: &bytes[HEADER_LEN..], consumed: bytes.len() });
-            let cut = cut.min(bytes.len() - 1);
-            match decode(&bytes[..cut]).unwrap() {
-                Decoded::NeedHeader(more) => prop_assert_eq!(cut + more, HEADER_LEN),
-                Decoded::NeedPayload { missing, .. } => prop_assert_eq!(cut + missing, bytes.len()),
-                Decoded::Frame { .. } => prop_assert!(false, "a frame out of its beginning"),
-            }
-        }
-
-        #[test]
-        fn a_flipped_bit_is_found(op in op(), blocks in 0_u64..9, at in any::<prop::sample::Index>(), bit in 0_u8..8) {
-            let (_, mut bytes) = data(op, 1, blocks, 7);
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            prop_assert!(decode(&bytes).is_err());
-        }
-
-        #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
-            let mut bytes = bytes;
-            if magic {
-                for (byte, wanted) in bytes.iter_mut().zip(MAGIC) { *byte = wanted; }
-            }
-            let whole = matches!(decode(&bytes), Ok(Decoded::Frame { .. }));
-            prop_assert!(!whole);
-            let _ = acks(&bytes).count();
-            let _ = hello(&bytes);
-        }
-
-        /// Whatever a header with a right checksum says.
-        #[test]
-        fn sealed_garbage_never_panics_and_is_bounded(garbage in prop::collection::vec(any::<u8>(), HEADER_LEN)) {
-            let mut bytes = [0; HEADER_LEN];
-            bytes.copy_from_slice(&garbage);
-            bytes[..6].copy_from_slice(&[b't', b'L', b'a', b'n', 1, 1]);
-            bytes[6] %= 10;
-            bytes[12] %= 7;
-            if let Ok(announced) = decode_header(&seal(bytes)) {
-                prop_assert!(announced.payload_len <= PAYLOAD_MAX);
-            }
-        }
-
-        #[test]
-        fn acks_travel_in_batches(list in prop::collection::vec(ack(), 0..20)) {
-            let mut bytes = vec![1, 2, 3];
-            prop_assert_eq!(encode_acks(&list, &mut bytes), list.len());
-            let Decoded::Frame { what: Announced::Acks, payload, consumed } = decode(&bytes[3..]).unwrap() else {
-                panic!("not an ack frame");
-            };
-            prop_assert_eq!(consumed, bytes.len() - 3);
-            let read: Vec<Ack> = acks(payload).map(Result::unwrap).collect();
-            prop_assert_eq!(read, list);
-        }
-    }
-
-    #[test]
-    fn given_blocks_come_back_under_the_header_that_asked() {
-        let header = header(Op::Read, 8, 2, 5);
-        let (group, volume) = (GroupId([5; 16]), VolumeId([6; 16]));
-        let blocks = [7; 1024];
-        let mut bytes = encode_given(group, volume, &header, &blocks).unwrap().to_vec();
-        bytes.extend_from_slice(&blocks);
-        let what = Announced::Given { group, volume, header };
-        assert_eq!(decode(&bytes), Ok(Decoded::Frame { what, payload: &blocks, consumed: bytes.len() }));
-        assert_eq!(
-            encode_given(group, volume, &header, &blocks[1..]),
-            Err(FrameError::Length { found: 1023, wanted: 1024 })
-        );
-        let write = FrameHeader { op: Op::Write, ..header };
-        assert_eq!(encode_given(group, volume, &write, &blocks), Err(FrameError::Op(1)));
-    }
-
-    #[test]
-    fn digests_come_back_under_the_header_that_asked() {
-        let header = header(Op::Read, 2048, 129, 5);
-        let (group, volume) = (GroupId([5; 16]), VolumeId([6; 16]));
-        let asked = encode_ask_sums(group, volume, &header).unwrap();
-        let what = Announced::AskSums { group, volume, header };
-        assert_eq!(decode(&asked), Ok(Decoded::Frame { what, payload: &[], consumed: HEADER_LEN }));
-        assert_eq!(asked[5], KNOWS_SUMS, "an older reader names the version it lacks");
-        let digests = [[7; 32], [8; 32]];
-        let mut bytes = encode_sums(group, volume, &header, digests.as_flattened()).unwrap().to_vec();
-        bytes.extend_from_slice(digests.as_flattened());
-        let Ok(Decoded::Frame { what, payload, .. }) = decode(&bytes) else { panic!("not whole") };
-        assert_eq!(what, Announced::Sums { group, volume, header });
-        assert_eq!(sums(payload), digests);
-        assert_eq!(
-            encode_sums(group, volume, &header, &digests[0]),
-            Err(FrameError::Length { found: 32, wanted: 64 })
-        );
-        let write = FrameHeader { op: Op::Write, ..header };
-        assert_eq!(encode_ask_sums(group, volume, &write), Err(FrameError::Op(1)));
-    }
-
-    #[test]
-    fn all_but_flushes_and_questions_for_digests_is_readable_by_the_first_version() {
-        let (_, bytes) = data(Op::Read, 0, 8, 1);
-        assert_eq!(bytes[4..6], [VERSION, 1]);
-        let (_, flush) = data(Op::Flush, 0, 0, 1);
-        assert_eq!(flush[4..6], [VERSION, 2], "and flushes");
-        assert_eq!(encode_sign(true)[5], 1);
-    }
-
-    #[test]
-    fn one_frame_carries_a_bounded_number_of_acks() {
-        let session = SessionId { boot: 1, counter: 1 };
-        let ack = Ack { volume: VolumeId([0; 16]), session, sequence: 1, result: None };
-        let mut bytes = Vec::new();
-        assert_eq!(encode_acks(&vec![ack; ACKS_MAX + 5], &mut bytes), ACKS_MAX);
-        assert!(matches!(decode(&bytes), Ok(Decoded::Frame { what: Announced::Acks, .. })));
-    }
-
-    #[test]
-    fn a_hello_comes_back() {
-        let sent = LaneHello {
-            array: [1; 16],
-            boot_nonce: [2; 16],
-            lane: LaneId(3),
-            side: Side::B,
-            newest: VERSION,
-            oldest: OLDEST,
-        };
-        let mut bytes = Vec::new();
-        encode_hello(&sent, &mut bytes);
-        let Ok(Decoded::Frame { what: Announced::Hello, payload, .. }) = decode(&bytes) else {
-            panic!("not a hello");
-        };
-        assert_eq!(hello(payload), Ok(sent));
-    }
-
-    #[test]
-    fn a_newer_format_is_named() {
-        let (_, bytes) = data(Op::Unmap, 0, 8, 1);
-        let mut newer: [u8; HEADER_LEN] = bytes.try_into().unwrap();
-        newer[4] = 7;
-        newer[5] = 6;
-        assert_eq!(decode_header(&seal(newer)), Err(FrameError::Version { version: 7 }));
-    }
 }
