@@ -38,6 +38,12 @@ pub enum Mutation {
     ExportedCopyOverwritten,
     /// Rule 10: the group may come in sync while its members are being changed.
     MembersNotHeld,
+    /// A state of the group's objects is taken over if its number is news, whoever counted it.
+    StateByNumberAlone,
+    /// An array that is asked by the other one to let a volume in, or go, counts the change as well.
+    AskedArrayCounts,
+    /// The secondary is ready for the join with objects that are not the ones of this primary.
+    JoinByOwnNumber,
     /// The array that is asked to grow a volume does so before the other one.
     GrowsHereFirst,
     /// Hosts know that a volume has grown before the objects do.

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::arbitration::{Config, Reader, Tenure, Writer};
+use crate::arbitration::{Config, Reader, Writer};
 use crate::mirror::WritePromise;
-use crate::store::objects::{Group, GroupState, ObjectError, Policies};
+use crate::store::objects::{Group, GroupState, KnownTenure, ObjectError, Policies};
 
 use super::handle::CommandError;
 
@@ -23,6 +23,7 @@ pub enum PeerRequest {
         group: Uuid,
         volume: Uuid,
     },
+    /// What the primary tells; or the next state, by the word of the secondary's operator.
     GroupState(GroupState),
     /// The copy grows to this size, before the asking array's does.
     GrowVolume {
@@ -41,19 +42,6 @@ pub enum PeerRequest {
         #[serde(default)]
         tenure: Option<KnownTenure>,
     },
-}
-
-/// Counter of the lineage, then epoch: the order of terms of office.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct KnownTenure {
-    lineage: u32,
-    epoch: u64,
-}
-
-impl From<Tenure> for KnownTenure {
-    fn from(tenure: Tenure) -> Self {
-        Self { lineage: tenure.lineage.counter, epoch: tenure.epoch.0 }
-    }
 }
 
 /// A group as its creator hands it over, with epoch 1.
@@ -174,7 +162,7 @@ impl PeerAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitration::{Epoch, Lineage};
+    use crate::arbitration::{Epoch, Lineage, Tenure};
 
     #[test]
     fn terms_of_office_are_ordered_by_lineage_then_epoch_and_older_versions_tell_none() {

@@ -111,8 +111,14 @@ pub enum Event {
     },
     /// What the probes say of the disks of the group's volumes, after each of them.
     Disk(Probed),
-    /// This array holds the group's objects up to this sequence number.
+    /// This array's objects of the group have this number, by its own count.
     GroupState {
+        sequence: u64,
+    },
+    /// They are what the primary of this term of office (counter of its lineage, epoch) told, with its number.
+    StateTold {
+        lineage: u32,
+        epoch: Epoch,
         sequence: u64,
     },
     /// The operator set it, here or through the peer.
@@ -165,8 +171,7 @@ pub enum Action {
     Log { epoch: Epoch, entry: LogEntry },
     /// The end of a command.
     Outcome { ticket: u64, result: Result<(), Refused> },
-    /// The secondary lacks group state: send it (`wire`'s group-state RPC); its control is told by
-    /// `Event::GroupState`.
+    /// Tell the secondary the group's state (an RPC of the shell); its control is told by `Event::StateTold`.
     SendGroupState,
     /// `Policy::started` changed by a command here or at the peer: keep it with the objects.
     Policy(Policy),
@@ -207,7 +212,7 @@ pub enum SessionMessage {
         session: SessionId,
         group_state: u64,
     },
-    /// Secondary: it holds flushed data, map, and group state up to `group_state`.
+    /// Secondary: it holds flushed data, map, and of the group states that this primary has told `group_state`.
     JoinReady {
         session: SessionId,
         group_state: u64,

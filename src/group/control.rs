@@ -25,6 +25,7 @@ use super::disks::{Disks, PeerDisk};
 use super::memory::Memory;
 use super::overriding::Wanted;
 use super::session::{Primary, Secondary};
+use super::state::State;
 
 /// How long a former primary holds commands past its lease, and a restarted one at its start
 /// (DESIGN §5).
@@ -123,7 +124,7 @@ pub struct Control {
     pub(super) changes: Changes,
     /// An operator's override under way.
     pub(super) wanted: Option<Wanted>,
-    pub(super) group_state: u64,
+    pub(super) state: State,
     pub(super) memory: Memory,
     /// `data_dir` hangs.
     pub(super) stalled: bool,
@@ -176,7 +177,7 @@ impl Control {
             secondary: Secondary::default(),
             changes: Changes::default(),
             wanted: None,
-            group_state: 0,
+            state: State::default(),
             memory: Memory::default(),
             stalled: false,
             disks: Disks::default(),
@@ -254,7 +255,8 @@ impl Control {
             Event::MembersSettled => self.release_members(),
             Event::DataDir { stalled } => self.data_dir(stalled, out),
             Event::Disk(probed) => self.disk_probed(probed),
-            Event::GroupState { sequence } => self.group_state = self.group_state.max(sequence),
+            Event::GroupState { sequence } => self.state.counted(sequence),
+            Event::StateTold { lineage, epoch, sequence } => self.state.heard((lineage, epoch), sequence),
             Event::Policy(policy) => self.policy = policy,
             Event::Command { ticket, command } => self.command(ticket, command, now, members, out),
         }
@@ -413,6 +415,8 @@ impl Control {
             self.taint_if_lost(now, out);
             self.order_before_vote(now, members);
             let moved = self.publish(now, members, out) || self.memory.stable != self.must_be_stable(now);
+            // By now all know who is in office.
+            self.tell_state(out);
             self.end_stop(out);
             if !self.emit(out) && !moved && self.settled_or_waits() {
                 break;

@@ -51,8 +51,8 @@ impl Control {
             return;
         }
         let Some((session, wanted)) = self.secondary.take_query() else { return };
-        let group_state = self.group_state;
-        // Behind with the objects: with its own number, so that the primary sends what is missing.
+        let group_state = self.state_of_primary();
+        // Behind with the objects: with the number told last, so that the primary tells its own.
         if !self.sum.map_pending || group_state < wanted {
             self.tell(SessionMessage::JoinReady { session, group_state }, out);
         }

@@ -16,6 +16,7 @@ mod overriding;
 mod probe;
 mod runs;
 mod session;
+mod state;
 mod view;
 
 pub use absent::{Enrolment, enrolment, may_hold_more};

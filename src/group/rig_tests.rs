@@ -75,6 +75,10 @@ pub(super) struct Rig {
     pub cut: [bool; 3],
     /// What a secondary applies takes ten seconds.
     pub slow_applies: bool,
+    /// What a primary tells of the group's objects does not get over.
+    pub state_lost: bool,
+    /// How often it was told.
+    pub state_told: u32,
     pub log: Vec<String>,
     pub outcomes: Vec<(u64, Result<(), Refused>)>,
     answers: Vec<(usize, Outcome)>,
@@ -121,6 +125,8 @@ impl Rig {
             connections: 0,
             cut: [false; 3],
             slow_applies: false,
+            state_lost: false,
+            state_told: 0,
             log: Vec::new(),
             outcomes: Vec::new(),
             answers: Vec::new(),
@@ -236,7 +242,13 @@ impl Rig {
                 }
                 Action::SendGroupState => {
                     let sequence = 1000;
-                    self.event(1 - at, Event::GroupState { sequence });
+                    let tenure = self.arrays[at].control.chosen().tenure();
+                    let (lineage, epoch) = (tenure.lineage.counter, tenure.epoch);
+                    self.event(at, Event::GroupState { sequence });
+                    if !self.state_lost {
+                        self.state_told += 1;
+                        self.event(1 - at, Event::StateTold { lineage, epoch, sequence });
+                    }
                 }
                 Action::Policy(_) | Action::Removed => {}
             }

@@ -318,7 +318,7 @@ impl Control {
             }
             SessionMessage::JoinReady { session, group_state } => {
                 if self.primary.is_up() && self.primary.id() == Some(session) {
-                    if group_state >= self.group_state {
+                    if group_state >= self.state.own() {
                         self.primary.ready = true;
                     } else {
                         out.push(Action::SendGroupState);
@@ -472,7 +472,7 @@ impl Control {
         let due = self.primary.queried.is_none_or(|at| now.grantor >= at + REPEAT);
         if due && !self.primary.ready {
             self.primary.queried = Some(now.grantor);
-            let group_state = self.group_state;
+            let group_state = self.state.own();
             self.tell(SessionMessage::JoinQuery { session: id, group_state }, out);
         }
     }

@@ -106,7 +106,8 @@ impl Array {
                         auto_recover: true,
                         auto_synchronize: true
                     },
-                    state: 1
+                    state: 1,
+                    told: None
                 };
                 plan.groups
             ],

@@ -17,6 +17,7 @@ use crate::faults::Step;
 use crate::host::MS;
 use crate::invariants::brief;
 use crate::network::{A, ConnectionId, Item, Process, Use};
+use crate::shared::{Term, Told};
 use crate::verbs::{Change, Shared};
 use crate::volumes::{VolumeShell, geometry, limits, volume_id};
 use crate::witness::ToWitness;
@@ -37,14 +38,14 @@ pub enum PeerText {
     },
     GroupState {
         group: usize,
-        sequence: u64,
+        told: Told,
         volumes: Vec<Shared>,
     },
     /// The group is started, or not, in this term of office.
     Policies {
         group: usize,
         started: bool,
-        tenure: (u32, u64),
+        tenure: Term,
     },
     /// A step of a verb (`verbs.rs`).
     Ask {
@@ -83,7 +84,9 @@ pub struct GroupShell {
 #[derive(Clone, Copy, Debug)]
 pub struct Objects {
     pub policy: Policy,
+    /// Number of the group's state, and the term of office in which it was told.
     pub state: u64,
+    pub told: Option<Term>,
 }
 
 pub fn group_id(g: usize) -> GroupId {

@@ -114,8 +114,8 @@ impl World {
                 self.tell(a, group, Happened::Session { connection, message })
             }
             PeerText::Offer { group, chosen } => self.take_offer(a, group, chosen),
-            PeerText::GroupState { group, sequence, volumes } => {
-                self.group_state_arrived(a, group, sequence, volumes);
+            PeerText::GroupState { group, told, volumes } => {
+                self.group_state_arrived(a, group, told, volumes);
             }
             PeerText::Policies { group, started, tenure } => self.policies_arrived(a, group, started, tenure),
             PeerText::Ask { number, change } => self.asked_by_peer(a, connection, number, change),

@@ -212,7 +212,11 @@ const ONCE_FAILED: [(u64, &str); 23] = [
     (4332, "the check of a lone array: the enrolment of a witness that both must decide"),
 ];
 
-/// The same with memory volumes in every seed.
+/// Directed starts of what failed once with many seeds, each run with so many.
+const ONCE_FAILED_DIRECTED: [(&scripts::Script, u64); 2] =
+    [(&scripts::ENTERED_BY_HALF, 20), (&scripts::LEFT_BY_HALF, 20)];
+
+/// As [`ONCE_FAILED`], with memory volumes in every seed.
 const ONCE_FAILED_IN_MEMORY: [(u64, &str); 5] = [
     (29, "T13: kept from the first weeks of the memory promise"),
     (188, "the same"),
@@ -253,6 +257,15 @@ fn as_test() -> ExitCode {
         }
     }
     memory::in_every_seed(always_memory());
+    for (script, seeds) in ONCE_FAILED_DIRECTED {
+        for seed in 1..=seeds {
+            let report = world::run(seed, Some(script), false);
+            if let Some(why) = report.violation {
+                println!("{}, seed {seed}, which failed once, fails again: {why}", script.name);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     let table = mutations::table();
     let seeds = run_seeds(1, seeds, None, false);
     if table == ExitCode::SUCCESS && seeds == ExitCode::SUCCESS {

@@ -146,7 +146,10 @@ impl World {
         let view = self.arrays[p].group(g).and_then(|group| group.control.view());
         let volumes: Vec<usize> =
             (0..self.plan.volumes.len()).filter(|&v| self.plan.volumes[v].group == g).collect();
-        let change = volumes.iter().find_map(|&v| self.member_change(p, v));
+        // The two arrays do not come in sync with a verb that was cut short: that one again, before any other.
+        let cut_short =
+            volumes.iter().filter(|&&v| self.arrays[0].copies[v].member != self.arrays[1].copies[v].member);
+        let change = cut_short.chain(&volumes).find_map(|&v| self.member_change(p, v));
         let Some(change) = change else {
             if core::mem::take(&mut self.operator.stopped[g]) {
                 return self.order_start(g);

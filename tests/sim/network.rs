@@ -173,8 +173,21 @@ impl<M> Network<M> {
         }
     }
 
+    /// As [`Self::send`], as fast as can be: nothing that follows on the connection is any later for it.
+    pub fn send_at_once(&mut self, id: ConnectionId, process: Process, message: M, now: u64) {
+        let Some(connection) = self.get(id) else { return };
+        let end = connection.end_of(process);
+        if connection.open[end] {
+            self.enqueue_for(id, end, Item::Message(message), now, self.delay.min);
+        }
+    }
+
     fn enqueue(&mut self, id: ConnectionId, end: usize, item: Item<M>, now: u64, rng: &mut Prng) {
         let travel = self.travel(rng);
+        self.enqueue_for(id, end, item, now, travel);
+    }
+
+    fn enqueue_for(&mut self, id: ConnectionId, end: usize, item: Item<M>, now: u64, travel: u64) {
         let Some(connection) = self.get(id) else { return };
         let blocked = self.blocked(connection.ends[end], connection.ends[1 - end], connection.of);
         let timeout = self.user_timeout;

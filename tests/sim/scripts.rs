@@ -5,7 +5,7 @@ use crate::disk::Failure;
 use crate::faults::Step::{
     self, Crash, Cut, Discard, DiskFails, DiskHang, GiveWord, Mend, MetadataHang, MustBeDiverged, MustLead,
     MustProgress, MustServe, OneWitness, Override, Reset, Resume, SecondWitness, StallControl, Start, Stop,
-    Switchover, WantSize, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
+    Switchover, WantMember, WantSize, WitnessCrash, WitnessReplace, WitnessRestore, WitnessStart,
 };
 use crate::host::{Habits, MS};
 use crate::network::{A, B, Delay, FIRST_HOST, Use, WITNESS};
@@ -738,6 +738,48 @@ pub const RESTARTS_IN_GROWTH: Script = Script {
     members: true,
 };
 
+/// Members: A is lost about when B has let a volume in at its word, and the operator then wants it out, and in again.
+/// B took a step more of these than A did.
+pub const ENTERED_BY_HALF: Script = Script {
+    name: "entered-by-half",
+    plan: calm,
+    steps: &[
+        (5000, WantMember { volume: 0, inside: false }),
+        (8000, WantMember { volume: 0, inside: true }),
+        (8000, Crash { array: A, power: false }),
+        (9000, Start { array: A }),
+        (9000, WantMember { volume: 0, inside: false }),
+        (14_000, WantMember { volume: 0, inside: true }),
+        (16_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+    members: true,
+};
+
+/// Members: one volume left the group at B, which exports it since; then A is in office and is lost about when B has
+/// let the other volume go at its word. Both are to be members again: the arrays come in sync, and the group goes to B,
+/// only when the operator has given the second verb again.
+pub const LEFT_BY_HALF: Script = Script {
+    name: "left-by-half",
+    plan: calm,
+    steps: &[
+        (3000, Switchover { group: 0 }),
+        (5000, WantMember { volume: 0, inside: false }),
+        (8000, Switchover { group: 0 }),
+        (10_000, WantMember { volume: 1, inside: false }),
+        (10_000, Crash { array: A, power: false }),
+        (10_600, WantMember { volume: 0, inside: true }),
+        (10_600, WantMember { volume: 1, inside: true }),
+        (11_000, Start { array: A }),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+    members: true,
+};
+
 /// The other array is lost while the copy's cut ends: that is on its way to a slow disk when the operator
 /// has what the copy held before put back.
 pub const CUT_ENDS_LATE: Script = Script {
@@ -764,6 +806,8 @@ pub const CUT_ENDS_LATE: Script = Script {
 };
 
 pub const ALL: &[&Script] = &[
+    &ENTERED_BY_HALF,
+    &LEFT_BY_HALF,
     &CUT_ENDS_LATE,
     &LOST_IN_GROWTH,
     &RESTARTS_IN_GROWTH,

@@ -5,12 +5,13 @@
 use twinlun::arbitration::{Config, Connection};
 use twinlun::group::membership::{self, At, Growth, Step as Stage};
 use twinlun::group::{Command, Enrolment, Event as Happened, PathView, Refused, enrolment};
-use twinlun::store::objects::may_be_overwritten;
+use twinlun::store::objects::{change_counts, may_be_overwritten};
 
 use crate::control::{PeerText, side};
 use crate::faults::Step;
 use crate::host::MS;
 use crate::layout::PER_REGION;
+use crate::shared::Told;
 use crate::world::World;
 
 /// How long the other array may take to answer.
@@ -62,7 +63,7 @@ pub enum Change {
     /// The other array's state of the group is taken over.
     Adopt {
         group: usize,
-        sequence: u64,
+        told: Told,
         volumes: Vec<Shared>,
     },
 }
@@ -393,19 +394,22 @@ impl World {
                 self.with_volume(a, volume, 0, |core, _, out| core.disown(out));
                 self.look_at_marks(a);
             }
-            (Todo::State, Change::Adopt { sequence, volumes, .. }) => {
-                if *sequence <= self.arrays[a].objects[g].state {
-                    return true;
-                }
-                if volumes.iter().any(|shared| !self.arrays[a].copies[shared.volume].member) {
+            (Todo::State, Change::Adopt { told, volumes, .. }) => {
+                let fits = volumes.iter().all(|shared| self.arrays[a].copies[shared.volume].member);
+                if !fits || self.is_older_state(a, g, *told) {
                     return false;
                 }
-                self.write_objects(a, at);
+                let held = self.arrays[a].objects[g];
+                let same = (held.told, held.state) == (Some(told.term), told.sequence)
+                    && self
+                        .exports_as_told(a, g, volumes)
+                        .iter()
+                        .all(|&(v, is)| self.arrays[a].copies[v].exported == is);
+                if !same {
+                    self.write_objects(a, at);
+                }
             }
-            (Todo::Tell, Change::Adopt { sequence, .. }) => {
-                let sequence = *sequence;
-                self.tell(a, g, Happened::GroupState { sequence });
-            }
+            (Todo::Tell, Change::Adopt { told, .. }) => self.hold_state(a, g, *told),
             _ => self.violate(format!("{todo:?} is no step of {change:?}")),
         }
         true
@@ -423,8 +427,7 @@ impl World {
                     return self.arrays[a].verbs[at].refused = true;
                 }
                 self.arrays[a].copies[volume].member = true;
-                // Told by the other array, which counts the change.
-                self.arrays[a].objects[g].state += u64::from(first);
+                self.arrays[a].objects[g].state += u64::from(change_counts(!first));
                 self.note_entry(volume);
             }
             (Todo::Member(Stage::Leave), Change::Leave { volume, serves }) => {
@@ -434,7 +437,7 @@ impl World {
                 let copy = &mut self.arrays[a].copies[volume];
                 copy.member = false;
                 copy.exported &= serves;
-                self.arrays[a].objects[g].state += 1;
+                self.arrays[a].objects[g].state += u64::from(change_counts(!first));
                 self.note_leaving(a, volume);
             }
             (Todo::Growth { volume, to, step: Growth::Data }, _) => {
@@ -453,20 +456,26 @@ impl World {
                 self.arrays[a].objects[group].policy.started = true;
                 self.note_present(a, group, &chosen);
             }
-            (Todo::State, Change::Adopt { sequence, volumes, .. }) => {
-                if volumes.iter().any(|shared| !self.arrays[a].copies[shared.volume].member) {
+            (Todo::State, Change::Adopt { told, volumes, .. }) => {
+                let fits = volumes.iter().all(|shared| self.arrays[a].copies[shared.volume].member);
+                if !fits || self.is_older_state(a, g, told) {
                     return self.arrays[a].verbs[at].refused = true;
                 }
-                if sequence <= self.arrays[a].objects[g].state {
-                    return;
+                for (v, exported) in self.exports_as_told(a, g, &volumes) {
+                    self.arrays[a].copies[v].exported = exported;
                 }
-                for shared in volumes {
-                    self.arrays[a].copies[shared.volume].exported = shared.exported;
-                }
-                self.arrays[a].objects[g].state = sequence;
+                let held = &mut self.arrays[a].objects[g];
+                (held.state, held.told) = (told.sequence, Some(told.term));
             }
             _ => {}
         }
+    }
+
+    /// The exports of this array's members, by what the primary tells.
+    fn exports_as_told(&self, a: usize, g: usize, volumes: &[Shared]) -> Vec<(usize, bool)> {
+        let members = (0..self.plan.volumes.len())
+            .filter(|&v| self.plan.volumes[v].group == g && self.arrays[a].copies[v].member);
+        members.map(|v| (v, volumes.iter().any(|shared| shared.volume == v && shared.exported))).collect()
     }
 
     fn written_by(&self, a: usize, token: u32) -> Option<usize> {

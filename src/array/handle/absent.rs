@@ -139,6 +139,7 @@ impl Handle {
                     target: self.name.clone(),
                     members: Vec::new(),
                     sequence: 0,
+                    told: None,
                     absent: Some(Absent::Lost),
                     ..group.clone()
                 },

@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
 use crate::array::dying;
-use crate::array::rpc::{AdmitVolume, KnownTenure, NewGroup, PeerRefusal, PeerRequest};
+use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
 use crate::group::membership::{self, At, Step};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
 use crate::mirror::{VolumeId, WritePromise};
 use crate::mutation::{self, Mutation};
 use crate::store::objects::{
-    Group, Kind, Member, ObjectError, Objects, Policies, Provisioning, Unexported, VirtualVolume, Vlun,
+    Group, Kind, KnownTenure, Member, ObjectError, Objects, Policies, Provisioning, Unexported,
+    VirtualVolume, Vlun,
 };
 use crate::volume::Volume;
 
@@ -77,6 +78,7 @@ impl Handle {
             },
             started: false,
             sequence: 1,
+            told: None,
             created: now_seconds(),
             absent: None,
         };
@@ -177,6 +179,10 @@ impl Handle {
         if !self.serves(&entry) {
             return Err(CommandError::NotServing(entry.name));
         }
+        if entry.started {
+            // Before the other array, which may not have heard of it, lets go of its copy.
+            return Err(ObjectError::GroupStarted { group: entry.name }.into());
+        }
         let request = PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid };
         let change = MemberChange {
             volume: vv,
@@ -242,8 +248,13 @@ impl Handle {
             }
             Step::Leave => {
                 let (of, name, serves) = (group.name.clone(), volume.name.clone(), *serves);
+                let here = request.is_some();
                 let leave = move |objects: &mut Objects| {
-                    objects.dismiss(&of, &name)?;
+                    if here {
+                        objects.dismiss(&of, &name)?
+                    } else {
+                        objects.dismiss_by_peer(&of, &name)?
+                    };
                     Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
                 };
                 let taken = self.update(leave).await?;
@@ -643,11 +654,13 @@ impl Handle {
 
     /// Tells the own control and, if it is linked, the other array of the group's objects.
     pub(super) async fn share_group_state(&self, group: Uuid) -> Result<(), CommandError> {
-        let state = self.snapshot().group_state(group)?;
-        let sequence = state.sequence;
         let id = GroupId(group.into_bytes());
+        // The term of office first: what is told in it is nothing that came after it.
+        let tenure = self.view(id).filter(|view| view.role == Role::Primary).map(|view| view.tenure.into());
+        let state = self.snapshot().group_state(group, tenure)?;
+        let sequence = state.sequence;
         self.control(move |controller| controller.event(id, Event::GroupState { sequence })).await?;
-        if !self.snapshot().group(group).is_some_and(|group| self.is_primary(group)) {
+        if tenure.is_none() {
             // The primary has it already, or gave it.
             return Ok(());
         }

@@ -66,7 +66,7 @@ pub enum CommandError {
          repair the replication links (showrcopy), or give the command on the primary"
     )]
     PrimaryUnreachable(String),
-    #[error("the two arrays hold different states of group {0}; try again when it is in sync (showrcopy)")]
+    #[error("the two arrays held different states of group {0}; try again")]
     StaleGroupState(String),
     #[error("volume {name} is already there on the other array with {found} bytes, here it has {expected}")]
     SizeMismatch { name: String, found: u64, expected: u64 },
@@ -207,7 +207,9 @@ impl Handle {
             .cloned()
             .collect();
         for group in touched.iter().filter(|group| !self.is_primary(group)) {
-            self.tell_primary(group, PeerRequest::GroupState(after.group_state(group.uuid)?)).await?;
+            // The next one to what the primary has told.
+            let state = after.group_state(group.uuid, group.told)?;
+            self.tell_primary(group, PeerRequest::GroupState(state)).await?;
         }
         let value = self.update(change).await?;
         for group in touched {

@@ -2,13 +2,13 @@
 
 use uuid::Uuid;
 
-use crate::arbitration::GroupId;
+use crate::arbitration::Epoch;
 use crate::array::exports::PORTAL_GROUP_TAG;
-use crate::array::rpc::{AdmitVolume, KnownTenure, PeerAnswer, PeerRefusal, PeerRequest};
+use crate::array::rpc::{AdmitVolume, PeerAnswer, PeerRefusal, PeerRequest};
 use crate::group::membership::{self, At};
 use crate::group::{Event, Role};
 use crate::iscsi::TargetRecord;
-use crate::store::objects::{Group, Kind, Member, ObjectError};
+use crate::store::objects::{Adopted, Group, GroupState, Kind, KnownTenure, Member, ObjectError, Objects};
 
 use super::groups::MemberChange;
 use super::{CommandError, Handle, NewVolume, missing};
@@ -65,19 +65,7 @@ impl Handle {
                     _ => Ok(()),
                 }
             }
-            PeerRequest::GroupState(state) => {
-                let (group, sequence) = (GroupId(state.group.into_bytes()), state.sequence);
-                let known = named(state.group)?;
-                // The other array's copies grew, and this one's was not reached or was cut off.
-                for shared in &state.volumes {
-                    self.grow_local(shared.uuid, shared.size_bytes).await?;
-                }
-                let changed = self.update(move |objects| objects.adopt_group_state(&state)).await?;
-                if !changed && self.is_primary(&known) {
-                    return Err(CommandError::StaleGroupState(known.name));
-                }
-                self.control(move |controller| controller.event(group, Event::GroupState { sequence })).await
-            }
+            PeerRequest::GroupState(state) => self.hear_group_state(&named(state.group)?, state).await,
             PeerRequest::Offer(offer) => self.enrol_for_peer(offer).await,
             PeerRequest::GrowVolume { volume, size_bytes } => self.grow_local(volume, size_bytes).await,
             PeerRequest::SetPolicies { group, started, policies, tenure } => {
@@ -97,6 +85,44 @@ impl Handle {
                     .await?;
                 self.control(move |controller| controller.policy_changed(&group)).await
             }
+        }
+    }
+
+    /// The other array tells its state of a group; or its operator wants this array, the primary, to take the next one.
+    async fn hear_group_state(&self, known: &Group, state: GroupState) -> Result<(), CommandError> {
+        let Some(view) = self.view(known.group_id()) else {
+            return Ok(()); // absent: it is told anew when this array takes part
+        };
+        let present = KnownTenure::from(view.tenure);
+        let tenure = state.tenure.unwrap_or(present);
+        // A term of office that is newer than the one known here is another array's.
+        let asked = view.role == Role::Primary && tenure <= present;
+        if asked && tenure < present {
+            return Err(self.tell_instead(known).await);
+        }
+        // The other array's copies grew, and this one's was not reached or was cut off.
+        for shared in &state.volumes {
+            self.grow_local(shared.uuid, shared.size_bytes).await?;
+        }
+        let (id, sequence) = (known.group_id(), state.sequence);
+        let state = GroupState { tenure: Some(tenure), ..state };
+        let adopt = move |objects: &mut Objects| {
+            if asked { objects.take_change(&state) } else { objects.adopt_group_state(&state) }
+        };
+        let event = match (self.update(adopt).await?, asked) {
+            (Adopted::Older, true) => return Err(self.tell_instead(known).await),
+            (Adopted::Older, false) => return Ok(()),
+            (_, true) => Event::GroupState { sequence },
+            (_, false) => Event::StateTold { lineage: tenure.lineage, epoch: Epoch(tenure.epoch), sequence },
+        };
+        self.control(move |controller| controller.event(id, event)).await
+    }
+
+    /// The other array wanted to change a state that is not this one's: it is told this one's.
+    async fn tell_instead(&self, group: &Group) -> CommandError {
+        match self.share_group_state(group.uuid).await {
+            Ok(()) => CommandError::StaleGroupState(group.name.clone()),
+            Err(error) => error,
         }
     }
 

@@ -1,24 +1,56 @@
 //! Group state: what both arrays of a pair hold alike of one group's objects, given out by the
 //! primary and taken over by the secondary.
+//!
+//! The primary alone counts its changes, and its number means something in its term of office only: an array that
+//! was primary before, or took a step of the other one's verb, has numbers and exports of its own. So a state is
+//! known by term of office and number, and what is in it counts, not whether its number is news.
 
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
 use super::model::Objects;
-use super::types::{GroupState, Host, Kind, ObjectError, SharedVolume, Unexported, Vlun};
+use super::types::{GroupState, Host, Kind, KnownTenure, ObjectError, SharedVolume, Unexported, Vlun};
+use crate::mutation::{self, Mutation};
+
+/// What became of a state of the other array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// This array's objects are different now.
+    Changed,
+    /// They were so already.
+    Same,
+    /// What is held here is newer, or another one than the change was made to: nothing is changed.
+    Older,
+}
+
+/// Is a state that the primary tells older than the one that is held? Each with the term of office in which it was
+/// told, and its number.
+pub fn is_older<T: Ord>(told: (Option<T>, u64), held: (Option<T>, u64)) -> bool {
+    if mutation::on(Mutation::StateByNumberAlone) { told.1 <= held.1 } else { told < held }
+}
+
+/// Does the number of the group's state grow with a change of its members? The array that is asked by the other one
+/// leaves the counting to that one: the two would count apart if the other one did not come to it.
+pub fn change_counts(asked: bool) -> bool {
+    !asked || mutation::on(Mutation::AskedArrayCounts)
+}
+
+fn unknown(kind: Kind, uuid: Uuid) -> ObjectError {
+    ObjectError::Missing { kind, name: uuid.to_string() }
+}
 
 impl Objects {
-    /// The state of a group as this array holds it.
+    /// The state of a group as this array holds it, for the other one.
     ///
     /// # Errors
     /// `Missing`: the group, or one of its volumes.
-    pub fn group_state(&self, group: Uuid) -> Result<GroupState, ObjectError> {
-        let unknown = |kind, uuid: Uuid| ObjectError::Missing { kind, name: uuid.to_string() };
+    pub fn group_state(&self, group: Uuid, tenure: Option<KnownTenure>) -> Result<GroupState, ObjectError> {
         let group = self.group(group).ok_or_else(|| unknown(Kind::Group, group))?;
         let mut state = GroupState {
             group: group.uuid,
             sequence: group.sequence,
+            tenure,
             volumes: Vec::new(),
             hosts: Vec::new(),
             vluns: Vec::new(),
@@ -41,27 +73,45 @@ impl Objects {
         Ok(state)
     }
 
-    /// Takes over the other array's state of a group: hosts that are not known here are added
+    /// Takes over what the primary tells of a group: hosts that are not known here are added
     /// (known ones, by UUID, name or initiator, get the initiators they lack), and the exports of
-    /// the member volumes become those of `state`. A state with the number held already, or an
-    /// older one, changes nothing and answers false.
+    /// the member volumes become those of `state`.
     ///
     /// # Errors
     /// `Missing`: the group or a member is not here. `Exists`: a volume differs in size or NAA.
     /// `LunTaken`, `InitiatorTaken`: something of this array's own is in the way. Nothing changed.
-    pub fn adopt_group_state(&mut self, state: &GroupState) -> Result<bool, ObjectError> {
-        let mut next = self.clone();
-        let changed = next.adopt(state)?;
-        *self = next;
-        Ok(changed)
+    pub fn adopt_group_state(&mut self, state: &GroupState) -> Result<Adopted, ObjectError> {
+        let known = self.group(state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
+        if is_older((state.tenure, state.sequence), (known.told, known.sequence)) {
+            return Ok(Adopted::Older);
+        }
+        self.take_over(state, state.tenure)
     }
 
-    fn adopt(&mut self, state: &GroupState) -> Result<bool, ObjectError> {
-        let unknown = |kind, uuid: Uuid| ObjectError::Missing { kind, name: uuid.to_string() };
-        let group = self.group(state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
-        if state.sequence <= group.sequence {
-            return Ok(false);
+    /// As the group's primary: the secondary's operator wants the next change, to the state that this array told.
+    ///
+    /// # Errors
+    /// As [`Self::adopt_group_state`].
+    pub fn take_change(&mut self, state: &GroupState) -> Result<Adopted, ObjectError> {
+        let known = self.group(state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
+        if state.sequence != known.sequence + 1 {
+            return Ok(Adopted::Older);
         }
+        self.take_over(state, known.told)
+    }
+
+    fn take_over(&mut self, state: &GroupState, told: Option<KnownTenure>) -> Result<Adopted, ObjectError> {
+        let mut next = self.clone();
+        next.adopt(state, told)?;
+        if next == *self {
+            return Ok(Adopted::Same);
+        }
+        *self = next;
+        Ok(Adopted::Changed)
+    }
+
+    fn adopt(&mut self, state: &GroupState, told: Option<KnownTenure>) -> Result<(), ObjectError> {
+        let group = self.group(state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
         let members: Vec<Uuid> = group.members.iter().map(|m| m.volume).collect();
         for shared in &state.volumes {
             let own = self.volume(shared.uuid).ok_or_else(|| unknown(Kind::Volume, shared.uuid))?;
@@ -94,8 +144,8 @@ impl Objects {
             self.vluns.insert((vlun.volume, host), Vlun { host, ..vlun.clone() });
         }
         let group = self.groups.get_mut(&state.group).ok_or_else(|| unknown(Kind::Group, state.group))?;
-        group.sequence = state.sequence;
-        Ok(true)
+        (group.sequence, group.told) = (state.sequence, told);
+        Ok(())
     }
 
     /// Takes the exports of a group's members back on this array alone: it is about to hold them as its own, and
@@ -105,10 +155,9 @@ impl Objects {
     /// # Errors
     /// `Missing`.
     pub fn unexport(&mut self, group: Uuid) -> Result<Unexported, ObjectError> {
-        let unknown = || ObjectError::Missing { kind: Kind::Group, name: group.to_string() };
-        let entry = self.groups.get_mut(&group).ok_or_else(unknown)?;
+        let entry = self.groups.get(&group).ok_or_else(|| unknown(Kind::Group, group))?;
         let members: Vec<Uuid> = entry.members.iter().map(|member| member.volume).collect();
-        let mut taken = Unexported { group, sequence: entry.sequence, vluns: Vec::new() };
+        let mut taken = Unexported { group, vluns: Vec::new() };
         self.vluns.retain(|(volume, _), vlun| {
             let goes = members.contains(volume);
             if goes {
@@ -116,9 +165,6 @@ impl Objects {
             }
             !goes
         });
-        if !taken.vluns.is_empty() {
-            entry.sequence = 0;
-        }
         Ok(taken)
     }
 
@@ -131,9 +177,8 @@ impl Objects {
 
     /// The group stays after all: its exports are there again, unless something took their place.
     pub fn export_again(&mut self, taken: Unexported) {
-        let Some(group) = self.groups.get_mut(&taken.group) else { return };
-        if group.sequence == 0 {
-            group.sequence = taken.sequence;
+        if !self.groups.contains_key(&taken.group) {
+            return;
         }
         for vlun in taken.vluns {
             let is_free = self.vluns_of_host(vlun.host).all(|other| other.lun != vlun.lun);

@@ -11,10 +11,11 @@ mod store;
 mod tests;
 mod types;
 
+pub use group_state::{Adopted, change_counts, is_older};
 pub use model::{Objects, check_name, may_be_overwritten};
 pub use store::{ObjectStore, StoreError};
 pub use types::{
-    Absent, COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX,
-    Member, NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone, Unexported,
-    VirtualVolume, Vlun,
+    Absent, COMMENT_MAX, Group, GroupState, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, KnownTenure, LUN_MAX,
+    MEMBERS_MAX, Member, NAME_MAX, OBJECTS_MAX, ObjectError, Policies, Provisioning, SharedVolume, Tombstone,
+    Unexported, VirtualVolume, Vlun,
 };

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::mutation::{self, Mutation};
 
+use super::group_state::change_counts;
 use super::types::{
     Absent, Group, HOST_NAMES_MAX, Host, ISCSI_NAME_MAX, Kind, LUN_MAX, MEMBERS_MAX, Member, NAME_MAX,
     OBJECTS_MAX, ObjectError, Tombstone, VirtualVolume, Vlun,
@@ -181,7 +182,7 @@ impl Objects {
         group.absent = absent;
         // The primary's objects count, whatever was changed here before.
         if absent.is_some() {
-            group.sequence = 0;
+            (group.sequence, group.told) = (0, None);
         }
         Ok(group)
     }
@@ -200,7 +201,7 @@ impl Objects {
     /// Every group's copy here counts for nothing: the `data_dir` is older than what was acknowledged.
     pub fn set_all_absent(&mut self) {
         for group in self.groups.values_mut().filter(|group| group.absent.is_none()) {
-            (group.absent, group.sequence) = (Some(Absent::Lost), 0);
+            (group.absent, group.sequence, group.told) = (Some(Absent::Lost), 0, None);
         }
     }
 
@@ -401,11 +402,24 @@ impl Objects {
                 "hosts: its VLUNs there are to the very copy that would be overwritten by this one".into();
             return Err(ObjectError::InUse { kind: Kind::Volume, name, by });
         }
-        self.admit(group, member)?;
-        let uuid = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?.uuid;
-        let group = self.groups.get_mut(&uuid).ok_or_else(|| missing(Kind::Group, group))?;
-        group.sequence = group.sequence.saturating_sub(1);
-        Ok(())
+        self.asked(group, |objects| objects.admit(group, member))
+    }
+
+    /// A change of a group's members that the other array asks for.
+    fn asked<T>(
+        &mut self,
+        group: &str,
+        change: impl FnOnce(&mut Self) -> Result<T, ObjectError>,
+    ) -> Result<T, ObjectError> {
+        let before = self.group_named(group).ok_or_else(|| missing(Kind::Group, group))?;
+        let (uuid, sequence) = (before.uuid, before.sequence);
+        let value = change(self)?;
+        if !change_counts(true)
+            && let Some(group) = self.groups.get_mut(&uuid)
+        {
+            group.sequence = sequence;
+        }
+        Ok(value)
     }
 
     /// Takes a volume out of a stopped group.
@@ -426,6 +440,14 @@ impl Objects {
             .ok_or_else(|| missing(Kind::Member, volume))?;
         group.sequence += 1;
         Ok(group.members.remove(at))
+    }
+
+    /// As [`Self::dismiss`], told by the other array, which counts the change: the sequence stays.
+    ///
+    /// # Errors
+    /// As [`Self::dismiss`].
+    pub fn dismiss_by_peer(&mut self, group: &str, volume: &str) -> Result<Member, ObjectError> {
+        self.asked(group, |objects| objects.dismiss(group, volume))
     }
 
     /// Changes what an operator may change of a group by itself (`started`, `policies`, `natural`,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::arbitration::{GroupId, Side};
+use crate::arbitration::{GroupId, Side, Tenure};
 use crate::mirror::{VolumeId, WritePromise};
 use crate::store::Stamp;
 
@@ -157,8 +157,11 @@ pub struct Group {
     pub policies: Policies,
     /// By the operator's word: started, or stopped.
     pub started: bool,
-    /// Number of the group state; grows with each change of members, sizes or exports.
+    /// Number of the group state: counted by the primary, with each change of members or exports.
     pub sequence: u64,
+    /// The term of office in which the primary told this array that state. Absent: it never was.
+    #[serde(default)]
+    pub told: Option<KnownTenure>,
     pub created: u64,
     /// This array takes no part in the group until its primary has enrolled it (rule 18).
     #[serde(default)]
@@ -235,12 +238,29 @@ pub enum ObjectError {
     GroupStarted { group: String },
 }
 
+/// Counter of the lineage, then epoch: the order of terms of office.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KnownTenure {
+    pub lineage: u32,
+    pub epoch: u64,
+}
+
+impl From<Tenure> for KnownTenure {
+    fn from(tenure: Tenure) -> Self {
+        Self { lineage: tenure.lineage.counter, epoch: tenure.epoch.0 }
+    }
+}
+
 /// What belongs to one group and is the same on both arrays (DESIGN section 4, "group state").
 /// Paths and id numbers are each array's own and not in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupState {
     pub group: Uuid,
     pub sequence: u64,
+    /// The term of office of the primary that tells it, or that told the state which a secondary's operator
+    /// wants to be changed. Absent: an older version.
+    #[serde(default)]
+    pub tenure: Option<KnownTenure>,
     pub volumes: Vec<SharedVolume>,
     pub hosts: Vec<Host>,
     pub vluns: Vec<Vlun>,
@@ -250,8 +270,6 @@ pub struct GroupState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unexported {
     pub group: Uuid,
-    /// The group's number before.
-    pub sequence: u64,
     pub vluns: Vec<Vlun>,
 }
 
