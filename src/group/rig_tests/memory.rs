@@ -54,6 +54,41 @@ fn a_primary_that_lost_its_memory_is_relieved_by_the_other_one_even_linked() {
     assert!(!tainted(&rig, 0) && !rig.view(0).promise_void && !rig.view(1).promise_void);
 }
 
+/// A stop waits for the drop, and the primary that would drop the other one loses its memory.
+fn a_primary_that_lost_its_memory_while_being_stopped_is_relieved() {
+    let mut rig = cached();
+    let stopped = Policy { started: false, ..ALL_ON };
+    rig.event(1, Event::Policy(stopped));
+    rig.kill(0);
+    rig.restart(0);
+    rig.event(0, Event::Policy(stopped));
+    rig.run(200);
+    assert!(tainted(&rig, 0), "\n{}", rig.tail());
+    rig.until_serves(1, 12_000);
+    rig.run(20_000);
+    assert_eq!(rig.chosen(1).in_sync, InSync::Primary, "and stopped it is");
+    assert_eq!(rig.view(1).state, GroupState::Stopped);
+    rig.command(1, 1, Command::Start);
+    rig.run(10_000);
+    rig.is_well(1);
+    assert!(!rig.view(0).promise_void && !rig.view(1).promise_void);
+}
+
+#[test]
+fn t13_a_primary_that_lost_its_memory_while_being_stopped_is_relieved() {
+    a_primary_that_lost_its_memory_while_being_stopped_is_relieved();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_primary_that_waits_for_an_operator_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13StoppedNotRelieved));
+        a_primary_that_lost_its_memory_while_being_stopped_is_relieved();
+    });
+    assert!(run.join().is_err(), "nobody serves, and nobody notices");
+}
+
 #[test]
 fn a_secondary_that_lost_its_memory_is_dropped_and_caught_up() {
     let mut rig = cached();
