@@ -195,3 +195,37 @@ fn an_array_whose_flush_failed_hands_over_and_is_made_anew() {
     assert!(!rig.arrays[0].volume.status().flush_failed, "\n{}", rig.tail());
     assert!(!rig.view(1).promise_void);
 }
+
+/// Without the policy for it nothing is handed over by itself; an operator's switchover does.
+fn a_switchover_from_an_array_whose_flush_failed_is_a_hand_over() {
+    let mut rig = cached();
+    for at in 0..2 {
+        rig.event(at, Event::Policy(Policy { auto_failover: false, ..ALL_ON }));
+    }
+    rig.arrays[0].failing = true;
+    rig.run(3000);
+    rig.arrays[0].failing = false;
+    rig.run(1000);
+    assert!(rig.serves(0) && rig.arrays[0].volume.status().flush_failed, "\n{}", rig.tail());
+    rig.command(0, 5, Command::SwitchOver);
+    rig.until_serves(1, 2000);
+    rig.run(20_000);
+    assert_eq!(rig.outcomes.pop(), Some((5, Ok(()))));
+    rig.is_well(1);
+    assert!(!rig.arrays[0].volume.status().flush_failed && !rig.view(1).promise_void);
+}
+
+#[test]
+fn t13_a_switchover_from_an_array_whose_flush_failed_is_a_hand_over() {
+    a_switchover_from_an_array_whose_flush_failed_is_a_hand_over();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_switchover_that_waits_for_a_lost_copy_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13SwitchKeepsCopy));
+        a_switchover_from_an_array_whose_flush_failed_is_a_hand_over();
+    });
+    assert!(run.join().is_err(), "a switchover comes to nothing for ever, and nobody notices");
+}
