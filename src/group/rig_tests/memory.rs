@@ -229,3 +229,15 @@ fn t13_a_switchover_that_waits_for_a_lost_copy_is_found() {
     });
     assert!(run.join().is_err(), "a switchover comes to nothing for ever, and nobody notices");
 }
+
+#[test]
+fn a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
+    let mut rig = cached();
+    rig.event(0, Event::LaneLost(LaneId(0)));
+    rig.event(0, Event::LaneUp(LaneId(0)));
+    rig.command(0, 5, Command::HandOver);
+    rig.until_serves(1, 2000);
+    rig.run(500);
+    assert_eq!(rig.outcomes.pop(), Some((5, Ok(()))), "\n{}", rig.tail());
+    assert!(!unflushed(&rig, 1));
+}
