@@ -247,6 +247,12 @@ pub enum Mutation {
     T13FuaHereOnly,
     /// T13: what a failed flush could not write is read on after the loss was accepted.
     T13PhantomsShown,
+    /// T13: where the promise is void the copies are taken for equal.
+    T13LossCountsAsEqual,
+    /// T13: a primary that lost its memory while its group was being stopped is left to an operator.
+    T13StoppedNotRelieved,
+    /// T13: a switchover waits for a copy that a failed flush has left behind.
+    T13SwitchKeepsCopy,
     /// T13: a copy is brought up to date before what it held in memory is on its disk.
     T13CopyUnflushed,
     /// T14: a primary that stops or whose disk fails can only switch over.

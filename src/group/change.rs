@@ -286,6 +286,11 @@ impl Control {
             self.log(LogEntry::SwitchOverGivenUp, out);
             return self.give_up_change(Refused::TimedOut, now, out);
         }
+        if self.sum.flush_failed && !mutation::on(Mutation::T13SwitchKeepsCopy) {
+            // What the flush lost is on the other disk alone: roles change without this copy.
+            self.changes.role_change = Some(Change { hand_over: true, ..change });
+            return;
+        }
         let quiet = self.sum.in_flight == 0 && self.sum.recovering == 0 && self.primary.is_up();
         if !change.hand_over && !self.changes.drained && quiet {
             let cx = Context { now, lane: None };

@@ -1,6 +1,7 @@
 //! The gate that follows from arbitration, session and change of roles as they are now.
 
 use crate::arbitration::{Gate, Mode, Quorum};
+use crate::mutation::{self, Mutation};
 use crate::time::{Now, Time};
 
 use super::change::Change;
@@ -72,7 +73,11 @@ impl Control {
         }
     }
 
+    /// A group that is being stopped is left to its primary, which will drop this array. One that lost its memory
+    /// cannot: it is relieved, and the group is stopped here.
     pub(super) fn promotes_itself(&self) -> bool {
-        (self.policy.auto_failover && self.policy.started) || self.changes.operator_failover
+        let waits = self.peer_is_tainted() && !mutation::on(Mutation::T13StoppedNotRelieved);
+        let by_policy = self.policy.auto_failover && (self.policy.started || waits);
+        by_policy || self.changes.operator_failover
     }
 }

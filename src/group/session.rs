@@ -145,8 +145,8 @@ impl Control {
         use crate::arbitration::Quorum;
         self.changes.role_change.is_some_and(|change| change.hand_over)
             && self.applied.quorum == Quorum::Majority
-            // What the peer took from memory is to reach its disk in this session (T13).
-            && !(self.peer_may_be_unflushed() && self.primary.is_up())
+            // What the peer took from memory is to reach its disk first, in this session or a new one (T13).
+            && !self.peer_may_be_unflushed()
     }
 
     /// An own undecided vote for *drop*: the cut point is set, nothing is mirrored past it.

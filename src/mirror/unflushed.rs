@@ -318,9 +318,14 @@ impl Volume {
     }
 
     /// What a failed flush lost is given up: nobody has it any more. What the kernel still shows of it is
-    /// forgotten first (`Status::forgetting`): a read of it could go back.
+    /// forgotten first (`Status::forgetting`): a read of it could go back. The other copy may hold some of it
+    /// all the same, and is dropped soon: until then every active region is in doubt, whatever is flushed.
     pub fn accept_loss(&mut self, cx: Context, out: &mut Vec<VolumeAction>) {
         self.unflushed.failed = false;
+        if self.is_primary() && !self.is_alone() && !mutation::on(Mutation::T13LossCountsAsEqual) {
+            self.lost.clear();
+            self.recovering.union(self.map.activity());
+        }
         self.forget_phantoms(out);
         self.settle(cx, out);
     }

@@ -177,7 +177,11 @@ const TEST_SEEDS: u64 = 400;
 
 /// Seeds of long runs that found something, and what. What a seed draws shifts with the cores: each of
 /// these findings has a unit test of its own beside the code, too.
-const ONCE_FAILED: [(u64, &str); 23] = [
+const ONCE_FAILED: [(u64, &str); 27] = [
+    (19_601, "a void promise: what differed was cleared by a flush (memory_scripts::VOID)"),
+    (65_509, "the same"),
+    (35_322, "a void promise: what differed was read"),
+    (1339, "a primary that lost its memory while its group was being stopped (memory_scripts::STOPPED)"),
     (
         43_642,
         "the operator of the simulation took a roll-back for done whose write had failed, as another group asked first",
@@ -217,7 +221,9 @@ const ONCE_FAILED_DIRECTED: [(&scripts::Script, u64); 2] =
     [(&scripts::ENTERED_BY_HALF, 20), (&scripts::LEFT_BY_HALF, 20)];
 
 /// As [`ONCE_FAILED`], with memory volumes in every seed.
-const ONCE_FAILED_IN_MEMORY: [(u64, &str); 5] = [
+const ONCE_FAILED_IN_MEMORY: [(u64, &str); 7] = [
+    (9907, "a switchover from an array whose flush had failed, which came to nothing each time"),
+    (11_311, "the check of a void promise: a volume that had left the group"),
     (29, "T13: kept from the first weeks of the memory promise"),
     (188, "the same"),
     (2412, "the same"),

@@ -39,7 +39,7 @@ pub struct MemoryWatch {
     lost_at: [Option<u64>; 2],
     /// When each group last came in sync.
     pub joined_at: Vec<u64>,
-    /// When each group's promise was last void: operations that began before are not judged.
+    /// By volume: when its group's promise was last void. Operations that began before are not judged.
     voided_at: Vec<u64>,
     /// By volume: start of the latest flush that was acknowledged.
     floor: Vec<u64>,
@@ -64,7 +64,7 @@ impl World {
         }
         self.memory.chance = Some(chance);
         self.memory.joined_at = vec![0; self.plan.groups];
-        self.memory.voided_at = vec![0; self.plan.groups];
+        self.memory.voided_at = vec![0; volumes];
         self.memory.floor = vec![0; volumes];
         for a in 0..2 {
             for v in 0..volumes {
@@ -130,15 +130,14 @@ impl World {
             );
             return self.violate(text);
         }
-        self.memory.voided_at[g] = self.now;
         for v in 0..self.plan.volumes.len() {
-            if self.plan.volumes[v].group != g {
+            // What is on its disk. (A volume of the group that is stable has lost nothing, and is judged on; one
+            // that has left the group is not spoken of.)
+            let member = self.plan.volumes[v].group == g && self.arrays[a].volumes[v].member;
+            if !member || !self.is_memory(v) {
                 continue;
             }
-            // What is on its disk. (A volume of the group that is stable has lost nothing, and is judged on.)
-            if !self.is_memory(v) {
-                continue;
-            }
+            self.memory.voided_at[v] = self.now;
             let floor = self.memory.floor[v];
             self.watch.forget_acknowledged(v);
             for index in 0..self.registers[v].len() {
@@ -184,7 +183,7 @@ impl World {
 
     /// Operations that began before the promise was void are not judged.
     pub fn is_judged(&self, v: usize, started: u64) -> bool {
-        !self.is_memory(v) || started >= self.memory.voided_at[self.plan.volumes[v].group]
+        !self.is_memory(v) || started >= self.memory.voided_at[v]
     }
 
     /// Clusters that a flush may still speak of are kept.

@@ -1,7 +1,10 @@
 //! Directed starts for the memory promise (T13): both volumes of the group hold their writes in memory, disks
 //! are slow, and an array that crashes loses its page cache.
 
-use crate::faults::Step::{Crash, DiskHang, Start, Stop, Switchover};
+use crate::disk::Failure;
+use crate::faults::Step::{
+    Crash, DiskFails, DiskHang, DiskWorks, MustServe, Start, Stop, StopGroup, Switchover,
+};
 use crate::host::MS;
 use crate::network::{A, B};
 use crate::plan::Plan;
@@ -12,6 +15,12 @@ fn memory(plan: &mut Plan) {
     plan.regions = 2;
     plan.memory = 3;
     plan.io_max = 120 * MS;
+}
+
+/// A disk may fail what it was to flush (the judge takes the word of its array).
+fn failing(plan: &mut Plan) {
+    memory(plan);
+    plan.weights.failing_disk = 1;
 }
 
 /// B's process dies, then A's machine in the moment of the drop; A comes back first.
@@ -94,4 +103,38 @@ pub const TAINTED: Script = Script {
     members: false,
 };
 
-pub const ALL: &[&Script] = &[&DROPPED, &PROMOTED, &SWITCHED, &HANDED_OVER, &TAINTED];
+/// B loses its power, and A's disk fails before what it holds in memory is there: nobody has it any more, and yet
+/// each disk has what the other one may lack.
+pub const VOID: Script = Script {
+    name: "memory-void",
+    plan: failing,
+    steps: &[
+        (5000, Crash { array: B, power: true }),
+        (5000, DiskFails { array: A, how: Failure::Writes }),
+        (8000, DiskWorks { array: A }),
+        (14_000, Start { array: B }),
+        (40_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+    members: false,
+};
+
+/// A loses its power while the group is being stopped.
+pub const STOPPED: Script = Script {
+    name: "memory-stopped",
+    plan: memory,
+    steps: &[
+        (5000, StopGroup { group: 0 }),
+        (5000, Crash { array: A, power: true }),
+        (7000, Start { array: A }),
+        (30_000, MustServe { group: 0 }),
+    ],
+    jitter: 300,
+    storm: false,
+    images: false,
+    members: true,
+};
+
+pub const ALL: &[&Script] = &[&DROPPED, &PROMOTED, &SWITCHED, &HANDED_OVER, &TAINTED, &VOID, &STOPPED];

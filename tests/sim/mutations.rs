@@ -108,6 +108,8 @@ pub const TABLE: &[Entry] = &[
     scripted(Mutation::T13SwitchUnflushed, 4, &memory_scripts::SWITCHED),
     scripted(Mutation::T13HandOverUnflushed, 1, &memory_scripts::HANDED_OVER),
     by_chance(Mutation::T13FuaHereOnly, 7),
+    scripted(Mutation::T13LossCountsAsEqual, 4, &memory_scripts::VOID),
+    scripted(Mutation::T13StoppedNotRelieved, 2, &memory_scripts::STOPPED),
     by_chance(Mutation::R18PresentBeforeMarks, 16),
     by_chance(Mutation::R18PresentBeforeVote, 2),
     by_chance(Mutation::R10AdmittedUnmarked, 3),

@@ -54,6 +54,41 @@ fn a_primary_that_lost_its_memory_is_relieved_by_the_other_one_even_linked() {
     assert!(!tainted(&rig, 0) && !rig.view(0).promise_void && !rig.view(1).promise_void);
 }
 
+/// A stop waits for the drop, and the primary that would drop the other one loses its memory.
+fn a_primary_that_lost_its_memory_while_being_stopped_is_relieved() {
+    let mut rig = cached();
+    let stopped = Policy { started: false, ..ALL_ON };
+    rig.event(1, Event::Policy(stopped));
+    rig.kill(0);
+    rig.restart(0);
+    rig.event(0, Event::Policy(stopped));
+    rig.run(200);
+    assert!(tainted(&rig, 0), "\n{}", rig.tail());
+    rig.until_serves(1, 12_000);
+    rig.run(20_000);
+    assert_eq!(rig.chosen(1).in_sync, InSync::Primary, "and stopped it is");
+    assert_eq!(rig.view(1).state, GroupState::Stopped);
+    rig.command(1, 1, Command::Start);
+    rig.run(10_000);
+    rig.is_well(1);
+    assert!(!rig.view(0).promise_void && !rig.view(1).promise_void);
+}
+
+#[test]
+fn t13_a_primary_that_lost_its_memory_while_being_stopped_is_relieved() {
+    a_primary_that_lost_its_memory_while_being_stopped_is_relieved();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_primary_that_waits_for_an_operator_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13StoppedNotRelieved));
+        a_primary_that_lost_its_memory_while_being_stopped_is_relieved();
+    });
+    assert!(run.join().is_err(), "nobody serves, and nobody notices");
+}
+
 #[test]
 fn a_secondary_that_lost_its_memory_is_dropped_and_caught_up() {
     let mut rig = cached();
@@ -159,4 +194,50 @@ fn an_array_whose_flush_failed_hands_over_and_is_made_anew() {
     rig.is_well(1);
     assert!(!rig.arrays[0].volume.status().flush_failed, "\n{}", rig.tail());
     assert!(!rig.view(1).promise_void);
+}
+
+/// Without the policy for it nothing is handed over by itself; an operator's switchover does.
+fn a_switchover_from_an_array_whose_flush_failed_is_a_hand_over() {
+    let mut rig = cached();
+    for at in 0..2 {
+        rig.event(at, Event::Policy(Policy { auto_failover: false, ..ALL_ON }));
+    }
+    rig.arrays[0].failing = true;
+    rig.run(3000);
+    rig.arrays[0].failing = false;
+    rig.run(1000);
+    assert!(rig.serves(0) && rig.arrays[0].volume.status().flush_failed, "\n{}", rig.tail());
+    rig.command(0, 5, Command::SwitchOver);
+    rig.until_serves(1, 2000);
+    rig.run(20_000);
+    assert_eq!(rig.outcomes.pop(), Some((5, Ok(()))));
+    rig.is_well(1);
+    assert!(!rig.arrays[0].volume.status().flush_failed && !rig.view(1).promise_void);
+}
+
+#[test]
+fn t13_a_switchover_from_an_array_whose_flush_failed_is_a_hand_over() {
+    a_switchover_from_an_array_whose_flush_failed_is_a_hand_over();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_switchover_that_waits_for_a_lost_copy_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13SwitchKeepsCopy));
+        a_switchover_from_an_array_whose_flush_failed_is_a_hand_over();
+    });
+    assert!(run.join().is_err(), "a switchover comes to nothing for ever, and nobody notices");
+}
+
+#[test]
+fn a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
+    let mut rig = cached();
+    rig.event(0, Event::LaneLost(LaneId(0)));
+    rig.event(0, Event::LaneUp(LaneId(0)));
+    rig.command(0, 5, Command::HandOver);
+    rig.until_serves(1, 2000);
+    rig.run(500);
+    assert_eq!(rig.outcomes.pop(), Some((5, Ok(()))), "\n{}", rig.tail());
+    assert!(!unflushed(&rig, 1));
 }

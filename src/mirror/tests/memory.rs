@@ -317,6 +317,51 @@ fn t13_what_could_not_be_written_and_is_shown_all_the_same_is_found() {
     assert!(run.join().is_err(), "phantoms are shown, and nobody notices");
 }
 
+/// The promise is void, in {A,B}: the peer may hold what is lost here. What is flushed from then on proves nothing,
+/// and nobody reads either value before the peer is dropped.
+fn where_the_promise_is_void_the_copies_may_differ() {
+    let mut rig = failed();
+    let cx = rig.cx();
+    rig.volume.accept_loss(cx, &mut rig.out);
+    let sync = forget_of(&rig.run()).expect("forgotten");
+    forgotten(&mut rig, sync);
+    let read = rig.submit(Op::Read, 0, 8);
+    assert!(!rig.run().contains(&local(read)), "in doubt");
+    allow(&mut rig.volume, true, 1000, &mut rig.out);
+    let mut actions = rig.run();
+    for now in [2000, 5000, 9000] {
+        while let Some(sync) = sync_of(&actions) {
+            actions = synced(&mut rig, sync, StoreResult::Done);
+        }
+        if let Some(there) = flush_of_peer(&actions) {
+            rig.ack(there, StoreResult::Done);
+        }
+        actions = tick(&mut rig, now);
+    }
+    assert_eq!(rig.volume.status().active_regions, 1, "marked until it is dropped");
+    let cx = rig.cx();
+    rig.volume.close_session(cx, &mut rig.out);
+    rig.learn(config(2, 1, Side::A, InSync::Primary));
+    rig.gate(Mode::Alone);
+    assert!(rig.run().contains(&local(read)));
+    assert_eq!(rig.volume.status().out_of_sync_regions, 1);
+}
+
+#[test]
+fn t13_where_the_promise_is_void_the_copies_may_differ() {
+    where_the_promise_is_void_the_copies_may_differ();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_loss_that_counts_as_equal_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13LossCountsAsEqual));
+        where_the_promise_is_void_the_copies_may_differ();
+    });
+    assert!(run.join().is_err(), "copies differ, no map says so, and nobody notices");
+}
+
 /// F14: what a copy holds when its resync begins is what an override would serve.
 fn a_dropped_copy_is_flushed_before_it_is_overwritten() {
     let (mut volume, mut out) = secondary(false);
