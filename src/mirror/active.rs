@@ -127,6 +127,31 @@ impl ActiveSet {
         self.find(region).map_or(0, |at| self.entries[at as usize].in_flight)
     }
 
+    /// Every region with its writes in flight, then the idle ones, the longest idle first.
+    #[cfg(feature = "testing")]
+    pub fn canonical(&self, into: &mut super::canonical::Canonical) {
+        let mut busy: Vec<(u64, u32)> = Vec::new();
+        for bucket in &self.buckets {
+            let mut at = *bucket;
+            while at != NONE {
+                let Entry { region, in_flight, next, .. } = self.entries[at as usize];
+                busy.push((region, in_flight));
+                at = next;
+            }
+        }
+        busy.sort_unstable();
+        for (region, in_flight) in busy {
+            into.put(region << 32 | u64::from(in_flight));
+        }
+        into.put(u64::MAX);
+        let mut at = self.oldest;
+        while at != NONE {
+            into.put(self.entries[at as usize].region);
+            at = self.entries[at as usize].newer;
+        }
+        into.put(u64::MAX);
+    }
+
     pub fn clear(&mut self) {
         *self = Self {
             entries: core::mem::take(&mut self.entries),

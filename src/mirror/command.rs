@@ -19,7 +19,7 @@ use crate::arbitration::Tenure;
 use crate::block::{Extent, Op, Outcome, StoreResult};
 use crate::time::Time;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     Vacant,
     /// Waits for the gate; has not arrived. Its tenure is the one it was parked in.
@@ -242,7 +242,7 @@ impl Commands {
         slots.iter().filter(|command| command.is_live())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn all(&self) -> &[Command] {
         &self.slots
     }

@@ -164,6 +164,31 @@ impl Copies {
         })
     }
 
+    #[cfg(feature = "testing")]
+    pub fn canonical(
+        &self,
+        me: u64,
+        volume: u64,
+        session: Option<super::api::SessionId>,
+        into: &mut super::canonical::Canonical,
+    ) {
+        use std::hash::Hash;
+        for (slot, copy) in (0_u64..).zip(&self.slots) {
+            if copy.state == State::Vacant {
+                continue;
+            }
+            into.put(slot << 8 | copy.kind as u64);
+            into.rank(super::canonical::Scale::Ledger(me), copy.inserted);
+            if let State::Sending { lane, sequence, .. } = copy.state {
+                into.put(lane.0);
+                into.sequence(volume, session.unwrap_or_default(), sequence);
+            }
+            (core::mem::discriminant(&copy.state), copy.region, copy.blockers, copy.reading).hash(into);
+            (copy.frames, copy.acked, copy.extent, copy.asks, copy.mended, copy.pieces_on).hash(into);
+        }
+        (self.allowed, self.allowance, self.cursor, self.halted_until.is_some()).hash(into);
+    }
+
     /// When copying goes on after a pause.
     pub const fn next_retry(&self) -> Option<Time> {
         self.halted_until

@@ -228,6 +228,24 @@ impl DirtyMap {
         }
     }
 
+    /// Bits of the first 64 regions: activity, out of sync.
+    #[cfg(feature = "testing")]
+    pub fn first_words(&self) -> (u64, u64) {
+        (self.activity.page(0)[0], self.out_of_sync.page(0)[0])
+    }
+
+    /// What of its writing is not told by the sets.
+    #[cfg(feature = "testing")]
+    pub(super) fn canonical(&self, into: &mut super::canonical::Canonical) {
+        into.put(u64::from(self.changed));
+        into.put(self.taken - self.durable);
+        into.put(self.pages.iter().any(|page| page.generation != 0));
+        for (_, activity, out_of_sync) in &self.written {
+            into.put(activity[0]);
+            into.put(out_of_sync[0]);
+        }
+    }
+
     /// Memory differs from the last snapshot.
     pub(super) const fn changed(&self) -> bool {
         self.changed != 0

@@ -7,6 +7,8 @@
 mod active;
 mod api;
 mod before;
+#[cfg(feature = "testing")]
+pub mod canonical;
 mod command;
 mod copy;
 mod findings;

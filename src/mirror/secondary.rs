@@ -87,6 +87,29 @@ impl Applies {
         if mutation::on(Mutation::T9NotDrained) { 0 } else { self.running - self.running_now }
     }
 
+    #[cfg(feature = "testing")]
+    pub fn canonical(&self, me: u64, volume: u64, into: &mut super::canonical::Canonical) {
+        use super::canonical::Scale;
+        let mut held: Vec<&Apply> = self.slots.iter().filter(|apply| apply.state != State::Vacant).collect();
+        held.sort_unstable_by_key(|apply| apply.arrived);
+        for apply in held {
+            into.rank(Scale::Arrivals(me), apply.arrived);
+            into.put(apply.lane.0);
+            into.put(match apply.state {
+                State::Waiting(blockers) => u64::from(blockers),
+                State::Vacant | State::Running(_) => u64::MAX,
+            });
+            into.put(apply.life == self.life);
+            into.header(volume, &apply.header);
+        }
+        into.put(u64::MAX);
+        into.put(self.accepted.is_some());
+        if let Some((tenure, session)) = self.accepted {
+            into.rank(Scale::Epochs, tenure.epoch.0);
+            into.session(session);
+        }
+    }
+
     fn take(&mut self) -> Option<u32> {
         self.free
             .pop()

@@ -32,6 +32,13 @@ impl Session {
         self.counter << TARGET_BITS | target
     }
 
+    #[cfg(feature = "testing")]
+    pub fn canonical(&self, into: &mut super::canonical::Canonical) {
+        into.session(self.id);
+        into.put(self.lanes.iter().fold(0, |lanes, lane| lanes | 1_u64 << lane.0));
+        into.put(self.turn.checked_rem(self.lanes.len()).unwrap_or(0) as u64);
+    }
+
     pub fn is_up(&self, lane: LaneId) -> bool {
         self.lanes.contains(&lane)
     }

@@ -417,6 +417,23 @@ impl Volume {
         self.map.durable() >= self.barrier
     }
 
+    /// What waits for the map, and for time.
+    #[cfg(feature = "testing")]
+    pub(super) fn waits_canonical(
+        &self,
+        names: &super::canonical::Names<'_>,
+        into: &mut super::canonical::Canonical,
+    ) {
+        for &slot in &self.map_waiters {
+            if self.commands.find_slot(slot).is_some_and(|command| command.awaits_map) {
+                into.put((names.command)(slot));
+            }
+        }
+        let lazy = self.map_lazy_since.is_some();
+        let waits = [self.map_requested, self.map_urgent, lazy, self.lapsed_since.is_some()];
+        std::hash::Hash::hash(&waits, into);
+    }
+
     // Time and status.
 
     /// Call at or after `next_timeout`: ends holds, clears activity of idle regions.

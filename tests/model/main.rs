@@ -12,6 +12,7 @@
     reason = "most members run; a walk fails once"
 )]
 
+mod data;
 mod explore;
 mod heal;
 mod scenario;
@@ -29,7 +30,7 @@ use crate::scenario::Scenario;
 
 const USAGE: &str =
     "usage: model [--scenario NAME] [--passes N] [--wishes N] [--cuts N] [--rounds N] [--states N]
-             [--mutations] [--sought] [--walks N] [--deep]
+             [--mutations] [--sought] [--walks N] [--deep] [--data]
 The rule that TWINLUN_MUTATION names is broken.";
 
 #[derive(Debug, Default)]
@@ -44,6 +45,7 @@ struct Arguments {
     sought: bool,
     walks: Option<u64>,
     deep: bool,
+    data: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -65,6 +67,7 @@ fn arguments() -> Result<Arguments, String> {
             "--mutations" => parsed.mutations = true,
             "--sought" => parsed.sought = true,
             "--deep" => parsed.deep = true,
+            "--data" => parsed.data = true,
             // What the test harness would take; all runs here.
             "--nocapture" | "--quiet" | "-q" => {}
             other => return Err(format!("unknown argument {other}\n{USAGE}")),
@@ -86,17 +89,24 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let good = if let Some(name) = &arguments.scenario {
-        let Some(scenario) = scenarios::by_name(name) else {
-            eprintln!("no scenario is called {name}; there are: {}", names().join(", "));
-            return ExitCode::from(2);
-        };
-        run(&bounded(scenario, &arguments))
+        match scenarios::by_name(name) {
+            Some(scenario) => run(&bounded(scenario, &arguments)),
+            None => match data::run_named(name, arguments.states) {
+                Some(good) => good,
+                None => {
+                    eprintln!("no scenario is called {name}; there are: {}", names().join(", "));
+                    return ExitCode::from(2);
+                }
+            },
+        }
     } else if let Some(walks) = arguments.walks {
         walks_are_clean(walks)
     } else if arguments.mutations {
-        mutations_are_found(scenarios::FINDS)
+        mutations_are_found(scenarios::FINDS) & data::mutations_are_found(true)
     } else if arguments.sought {
-        mutations_are_found(scenarios::SOUGHT)
+        mutations_are_found(scenarios::SOUGHT) & data::sought()
+    } else if arguments.data {
+        data::judge_is_sound() & data::run_all(true) & data::mutations_are_found(true)
     } else if arguments.deep {
         // One step of time more for each.
         let deeper = |s: Scenario| {
@@ -110,13 +120,14 @@ fn main() -> ExitCode {
     } else {
         // Every part, whatever an earlier one says.
         let clean = scenarios::all().iter().map(run).fold(true, |a, b| a & b);
-        clean & mutations_are_found(scenarios::FINDS) & walks_are_clean(40) & walks_get_short()
+        let data = data::judge_is_sound() & data::run_all(false) & data::mutations_are_found(false);
+        clean & data & mutations_are_found(scenarios::FINDS) & walks_are_clean(40) & walks_get_short()
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn names() -> Vec<&'static str> {
-    scenarios::all().iter().map(|scenario| scenario.name).collect()
+    scenarios::all().iter().map(|scenario| scenario.name).chain(data::names()).collect()
 }
 
 fn bounded(mut s: Scenario, arguments: &Arguments) -> Scenario {
