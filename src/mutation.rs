@@ -243,6 +243,8 @@ pub enum Mutation {
     T13SwitchUnflushed,
     /// T13: *hand over* to an array whose disk does not hold everything.
     T13HandOverUnflushed,
+    /// T13: a hand over that has lost its session opens none, and never knows what the peer has flushed.
+    T13HandOverKeepsNoSession,
     /// T13: a flush is answered when this disk alone is flushed.
     T13FuaHereOnly,
     /// T13: what a failed flush could not write is read on after the loss was accepted.

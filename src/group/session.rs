@@ -146,7 +146,8 @@ impl Control {
         self.changes.role_change.is_some_and(|change| change.hand_over)
             && self.applied.quorum == Quorum::Majority
             // What the peer took from memory is to reach its disk first, in this session or a new one (T13).
-            && !self.peer_may_be_unflushed()
+            && (!self.peer_may_be_unflushed()
+                || (!self.primary.is_up() && mutation::on(Mutation::T13HandOverKeepsNoSession)))
     }
 
     /// An own undecided vote for *drop*: the cut point is set, nothing is mirrored past it.

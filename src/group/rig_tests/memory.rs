@@ -230,7 +230,6 @@ fn t13_a_switchover_that_waits_for_a_lost_copy_is_found() {
     assert!(run.join().is_err(), "a switchover comes to nothing for ever, and nobody notices");
 }
 
-#[test]
 fn a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
     let mut rig = cached();
     rig.event(0, Event::LaneLost(LaneId(0)));
@@ -240,4 +239,19 @@ fn a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
     rig.run(500);
     assert_eq!(rig.outcomes.pop(), Some((5, Ok(()))), "\n{}", rig.tail());
     assert!(!unflushed(&rig, 1));
+}
+
+#[test]
+fn t13_a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
+    a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn t13_a_hand_over_that_opens_no_session_is_found() {
+    let run = std::thread::spawn(|| {
+        crate::mutation::set(Some(crate::mutation::Mutation::T13HandOverKeepsNoSession));
+        a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory();
+    });
+    assert!(run.join().is_err(), "a hand over comes to nothing for ever, and nobody notices");
 }
