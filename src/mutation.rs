@@ -44,6 +44,8 @@ pub enum Mutation {
     AskedArrayCounts,
     /// The secondary is ready for the join with objects that are not the ones of this primary.
     JoinByOwnNumber,
+    /// A change of a secondary that its primary has taken, and told since in a later state, is counted once more there.
+    TakenChangeCountsAgain,
     /// The array that is asked to grow a volume does so before the other one.
     GrowsHereFirst,
     /// Hosts know that a volume has grown before the objects do.

@@ -206,12 +206,14 @@ impl Handle {
             .filter(|group| before.group(group.uuid).is_some_and(|old| old.sequence != group.sequence))
             .cloned()
             .collect();
+        let mut taken = Vec::new();
         for group in touched.iter().filter(|group| !self.is_primary(group)) {
             // The next one to what the primary has told.
             let state = after.group_state(group.uuid, group.told)?;
             self.tell_primary(group, PeerRequest::GroupState(state)).await?;
+            taken.push((group.uuid, group.sequence));
         }
-        let value = self.update(change).await?;
+        let value = self.update(move |objects| objects.change_as_taken(&taken, change)).await?;
         for group in touched {
             self.share_group_state(group.uuid).await?;
         }

@@ -100,6 +100,31 @@ impl Objects {
         self.take_over(state, known.told)
     }
 
+    /// Carries out here a change that the primary of these groups has taken as the states of these numbers. What it has
+    /// told since holds the change already, and keeps its number.
+    ///
+    /// # Errors
+    /// `change`'s own.
+    pub fn change_as_taken<T>(
+        &mut self,
+        taken: &[(Uuid, u64)],
+        change: impl FnOnce(&mut Self) -> Result<T, ObjectError>,
+    ) -> Result<T, ObjectError> {
+        let later = taken.iter().filter_map(|(uuid, number)| {
+            let present = self.group(*uuid)?.sequence;
+            (present >= *number && !mutation::on(Mutation::TakenChangeCountsAgain))
+                .then_some((*uuid, present))
+        });
+        let later: Vec<_> = later.collect();
+        let value = change(self)?;
+        for (uuid, number) in later {
+            if let Some(group) = self.groups.get_mut(&uuid) {
+                group.sequence = number;
+            }
+        }
+        Ok(value)
+    }
+
     fn take_over(&mut self, state: &GroupState, told: Option<KnownTenure>) -> Result<Adopted, ObjectError> {
         let mut next = self.clone();
         next.adopt(state, told)?;
