@@ -1,53 +1,15 @@
 //! Remote copy groups: made, filled, started and turned, on both arrays.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use crate::arbitration::{Config, Epoch, GroupId, InSync, Incarnation, Lineage, Quorum, VoterRecord};
-use crate::array::dying;
-use crate::array::rpc::{AdmitVolume, NewGroup, PeerRefusal, PeerRequest};
-use crate::group::membership::{self, At, Step};
+use crate::array::rpc::{NewGroup, PeerRefusal, PeerRequest};
 use crate::group::{Command, Event, Life, PathView, Policy, Reason, Refused, Role};
-use crate::mirror::{VolumeId, WritePromise};
-use crate::mutation::{self, Mutation};
-use crate::store::objects::{
-    Group, Kind, KnownTenure, Member, ObjectError, Objects, Policies, Provisioning, Unexported,
-    VirtualVolume, Vlun,
-};
+use crate::mirror::VolumeId;
+use crate::store::objects::{Group, Kind, KnownTenure, ObjectError, Objects, Policies, Unexported, Vlun};
 use crate::volume::Volume;
 
 use super::{CommandError, Handle, missing, now_seconds};
-
-/// The register's write is awaited so long before images are put back.
-const CUT_WAIT: Duration = Duration::from_secs(10);
-const CUT_LOOK: Duration = Duration::from_millis(20);
-
-/// What a copy holds that is about to be served although it is not in sync.
-#[derive(Debug)]
-enum Older {
-    /// What it held at one moment, all volumes the same.
-    Whole,
-    /// So it does, but for these volumes, which had never held anything whole.
-    Without(Vec<String>),
-    /// Old and new.
-    Mixture,
-}
-
-/// A volume enters or leaves a group.
-#[derive(Debug)]
-pub(super) struct MemberChange {
-    pub group: Group,
-    pub volume: VirtualVolume,
-    /// As it is to be entered.
-    pub member: Option<Member>,
-    /// What the other array is asked; `None`: it asks this one.
-    pub request: Option<PeerRequest>,
-    /// All of it is to be copied from here.
-    pub full: bool,
-    /// This array goes on exporting it.
-    pub serves: bool,
-}
 
 impl Handle {
     /// `creatercopygroup GROUP TARGET:sync`, on the array that is to be the natural primary.
@@ -129,141 +91,9 @@ impl Handle {
         Ok(group)
     }
 
-    /// `admitrcopyvv VV GROUP TARGET:VV`; the remote volume is made if it is not there.
-    ///
-    /// # Errors
-    /// The group is in sync or not this array's, the volumes differ, the other array refuses.
-    pub async fn admit(&self, volume: &str, group: &str, remote: &str) -> Result<(), CommandError> {
-        let snapshot = self.snapshot();
-        let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
-        let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
-        self.may_change_members(&entry)?;
-        let member = Member { volume: vv.uuid, remote_name: remote.to_owned() };
-        snapshot.as_ref().clone().admit(group, member.clone())?;
-        let there = AdmitVolume {
-            group: entry.uuid,
-            uuid: vv.uuid,
-            naa: vv.naa,
-            size_bytes: vv.size_bytes,
-            name: remote.to_owned(),
-            remote_name: vv.name.clone(),
-            full: vv.provisioning == Provisioning::Full,
-            memory: vv.promise == WritePromise::Memory,
-        };
-        let change = MemberChange {
-            volume: vv,
-            member: Some(member),
-            request: Some(PeerRequest::AdmitVolume(there)),
-            full: true,
-            serves: true,
-            group: entry,
-        };
-        self.change_members(change, membership::entry(At::Here)).await
-    }
-
     pub(super) fn volume(&self, volume: VolumeId) -> Result<Volume, CommandError> {
         let name = Uuid::from_bytes(volume.0).to_string();
         self.volumes.get(volume).ok_or_else(|| missing(Kind::Volume, &name))
-    }
-
-    /// `dismissrcopyvv`: takes a volume out of a stopped group, on both arrays. The primary goes on exporting it; the
-    /// other array's copy stays there, exported to nobody.
-    ///
-    /// # Errors
-    /// The group is in sync, or not served by this array; the other array is not reached.
-    pub async fn dismiss(&self, volume: &str, group: &str) -> Result<(), CommandError> {
-        let snapshot = self.snapshot();
-        let entry = snapshot.group_named(group).cloned().ok_or_else(|| missing(Kind::Group, group))?;
-        let vv = snapshot.volume_named(volume).cloned().ok_or_else(|| missing(Kind::Volume, volume))?;
-        self.may_change_members(&entry)?;
-        if !self.serves(&entry) {
-            return Err(CommandError::NotServing(entry.name));
-        }
-        if entry.started {
-            // Before the other array, which may not have heard of it, lets go of its copy.
-            return Err(ObjectError::GroupStarted { group: entry.name }.into());
-        }
-        let request = PeerRequest::Dismiss { group: entry.uuid, volume: vv.uuid };
-        let change = MemberChange {
-            volume: vv,
-            member: None,
-            request: Some(request),
-            full: false,
-            serves: true,
-            group: entry,
-        };
-        self.change_members(change, membership::leaving(At::Here)).await
-    }
-
-    /// A change on both arrays, begun on this one. The group does not come in sync meanwhile.
-    async fn change_members(&self, change: MemberChange, steps: &'static [Step]) -> Result<(), CommandError> {
-        let id = change.group.group_id();
-        self.command(id, Command::HoldMembers).await?;
-        let changed = self.take_steps(&change, steps).await;
-        self.control(move |controller| controller.event(id, Event::MembersSettled)).await?;
-        changed
-    }
-
-    /// One step after the other, each durable before the next.
-    pub(super) async fn take_steps(
-        &self,
-        change: &MemberChange,
-        steps: &'static [Step],
-    ) -> Result<(), CommandError> {
-        for step in steps {
-            self.take_step(change, *step).await?;
-        }
-        Ok(())
-    }
-
-    async fn take_step(&self, change: &MemberChange, step: Step) -> Result<(), CommandError> {
-        let MemberChange { group, volume, member, request, full, serves } = change;
-        let (id, uuid, member_id) = (group.group_id(), volume.uuid, volume.volume_id());
-        match step {
-            Step::Ask => match request.clone() {
-                Some(request) => self.ask_peer(request).await,
-                None => Ok(()),
-            },
-            Step::Copy => {
-                // What was kept of it in another group is not of this one.
-                let open = self.volume(member_id)?;
-                self.blocking(move |_| open.drop_image().map_err(CommandError::Disown)).await
-            }
-            Step::Mark => {
-                self.blocking(move |this| this.volumes.disown(member_id).map_err(CommandError::Disown)).await
-            }
-            Step::Join => {
-                let Some(member) = member.clone() else { return Ok(()) };
-                let (name, here) = (group.name.clone(), request.is_some());
-                let join = move |objects: &mut Objects| {
-                    if here { objects.admit(&name, member) } else { objects.admit_by_peer(&name, member) }
-                };
-                self.update(join).await?;
-                dying::at("admitted");
-                Ok(())
-            }
-            Step::Enrol => {
-                let (open, full) = (self.volume(member_id)?, *full);
-                self.control(move |controller| controller.admit(id, open, full)).await
-            }
-            Step::Leave => {
-                let (of, name, serves) = (group.name.clone(), volume.name.clone(), *serves);
-                let here = request.is_some();
-                let leave = move |objects: &mut Objects| {
-                    if here {
-                        objects.dismiss(&of, &name)?
-                    } else {
-                        objects.dismiss_by_peer(&of, &name)?
-                    };
-                    Ok(if serves { Vec::new() } else { objects.unexport_volume(uuid) })
-                };
-                let taken = self.update(leave).await?;
-                self.tell_unexported(group, &taken);
-                Ok(())
-            }
-            Step::Withdraw => self.control(move |controller| controller.dismiss(id, member_id)).await,
-            Step::Share => self.share_group_state(group.uuid).await,
-        }
     }
 
     pub(super) fn serves(&self, group: &Group) -> bool {
@@ -279,13 +109,6 @@ impl Handle {
             );
             self.log.add(Some(group.name.clone()), None, text);
         }
-    }
-
-    fn may_change_members(&self, group: &Group) -> Result<(), CommandError> {
-        PathView::may_change_members(self.view(group.group_id()).as_ref()).map_err(|refused| match refused {
-            Refused::InSync => CommandError::InSync(group.name.clone()),
-            _ => CommandError::NotPrimary(group.name.clone()),
-        })
     }
 
     /// `startrcopygroup` and `stoprcopygroup`.
@@ -377,111 +200,6 @@ impl Handle {
     /// See [`Refused`].
     pub async fn fail_over(&self, group: &str) -> Result<(), CommandError> {
         self.command(self.group_id(group)?, Command::FailOver).await
-    }
-
-    /// `setrcopygroup override`, or `failover -f` without `stale`: the operator's word that the other
-    /// array is off is given. What it means for the data, in words.
-    ///
-    /// # Errors
-    /// See [`Refused`].
-    pub async fn override_group(&self, group: &str, stale: bool) -> Result<String, CommandError> {
-        let id = self.group_id(group)?;
-        let in_sync = self.view(id).is_some_and(|view| view.in_sync == InSync::Both);
-        // While the other array is reached the override is refused anyway.
-        let linked = self.view(id).is_some_and(|view| view.link_up);
-        let older = if stale && !in_sync && !linked { self.put_back(id).await? } else { Older::Whole };
-        self.command(id, Command::Override { stale }).await?;
-        let witnessed = self.view(id).is_some_and(|view| view.witness.is_some());
-        // Only `failover -f` asks the witness whether this copy was dropped.
-        let kept = match (in_sync, witnessed) {
-            (true, true) if stale => {
-                "nothing is lost unless the other array went on alone; what it wrote alone is kept there until \
-                 it is discarded (setrcopygroup discard)"
-            }
-            (true, true) => {
-                "nothing is lost: this copy was in sync, and the witness knows of no later change; the other \
-                 array is told by either of them when it returns"
-            }
-            (true, false) => {
-                "nothing is lost unless the other array went on alone by the witness, which was not reached: \
-                 keep that array off until it is linked with this one"
-            }
-            (false, true) => {
-                "this array serves its own, older data; what the other one wrote alone is kept there until \
-                 it is discarded (setrcopygroup discard)"
-            }
-            (false, false) => {
-                "this array serves its own, older data; what the other one wrote alone is kept there until \
-                 it is discarded (setrcopygroup discard); no witness was reached: keep that array off until \
-                 it is linked with this one"
-            }
-        };
-        Ok(match older {
-            Older::Whole => kept.to_owned(),
-            Older::Mixture => format!(
-                "its volumes are a mixture of old and new, for not everything that they held before the resync \
-                 could be kept: nothing was put back; check them before hosts use them. {kept}"
-            ),
-            Older::Without(blank) => format!(
-                "not for use: {}, which had never been in sync and holds a part of the other array's data; {kept}",
-                blank.join(", ")
-            ),
-        })
-    }
-
-    /// A copy that was being brought up to date is a mixture of old and new (F14): what it held before
-    /// comes back, where that was kept: on all volumes of the group, or on none.
-    async fn put_back(&self, group: GroupId) -> Result<Older, CommandError> {
-        let snapshot = self.snapshot();
-        let Some(entry) = snapshot.group(Uuid::from_bytes(group.0)) else { return Ok(Older::Whole) };
-        let members: Vec<_> = entry
-            .members
-            .iter()
-            .filter_map(|member| snapshot.volume(member.volume))
-            .filter_map(|named| Some((named, self.volumes.get(named.volume_id())?)))
-            .collect();
-        if !members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_behind())) {
-            return Ok(Older::Whole);
-        }
-        let failed =
-            |named: &VirtualVolume, error| CommandError::RollBack { volume: named.name.clone(), error };
-        let mut held = Vec::new();
-        for (named, volume) in &members {
-            let copy = volume.hold_for_roll_back().await.map_err(|error| failed(named, error))?;
-            held.push((named, volume, copy));
-        }
-        // What is being written about their images is awaited: it is told to all volumes together.
-        let told = async {
-            let changes =
-                |view: PathView| view.cut_changes && !mutation::on(Mutation::CutChangesUnderRollBack);
-            while self.view(group).is_some_and(changes) {
-                tokio::time::sleep(CUT_LOOK).await;
-            }
-        };
-        if tokio::time::timeout(CUT_WAIT, told).await.is_err() {
-            return Err(CommandError::CutNotWritten);
-        }
-        if members.iter().any(|(_, volume)| volume.with(|core, _, _| core.is_mixture())) {
-            let text = "its volumes are a mixture of old and new: nothing is put back".to_owned();
-            self.log.add(Some(entry.name.clone()), None, text);
-            return Ok(Older::Mixture);
-        }
-        let mut blank = Vec::new();
-        for (named, volume, copy) in held {
-            if volume.was_blank() {
-                blank.push(named.name.clone());
-            }
-            let Some(kept) = copy.roll_back().await.map_err(|error| failed(named, error))? else { continue };
-            let as_of = kept.as_of.map_or_else(
-                || "before this array was started last".to_owned(),
-                |as_of| format!("{} minutes ago", now_seconds().saturating_sub(as_of) / 60),
-            );
-            let name = &named.name;
-            let text =
-                format!("volume {name} holds again what it held {as_of}: {} MiB put back", kept.regions);
-            self.log.add(Some(entry.name.clone()), None, text);
-        }
-        Ok(if blank.is_empty() { Older::Whole } else { Older::Without(blank) })
     }
 
     /// `setrcopygroup discard`: what this array wrote alone before an override is given up.
@@ -631,12 +349,12 @@ impl Handle {
         .await
     }
 
-    fn group_id(&self, group: &str) -> Result<GroupId, CommandError> {
+    pub(super) fn group_id(&self, group: &str) -> Result<GroupId, CommandError> {
         let snapshot = self.snapshot();
         snapshot.group_named(group).map(Group::group_id).ok_or_else(|| missing(Kind::Group, group))
     }
 
-    async fn command(&self, group: GroupId, command: Command) -> Result<(), CommandError> {
+    pub(super) async fn command(&self, group: GroupId, command: Command) -> Result<(), CommandError> {
         let wait = self.control(move |controller| controller.command(group, command)).await?;
         let Some(wait) = wait else { return Err(self.takes_no_part(group)) };
         Ok(wait.await.map_err(|_| CommandError::ShuttingDown)??)

@@ -4,6 +4,8 @@
 mod absent;
 mod groups;
 mod hosts;
+mod members;
+mod overriding;
 mod peer;
 mod verify;
 mod volumes;

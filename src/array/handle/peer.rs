@@ -10,7 +10,7 @@ use crate::group::{Event, Role};
 use crate::iscsi::TargetRecord;
 use crate::store::objects::{Adopted, Group, GroupState, Kind, KnownTenure, Member, ObjectError, Objects};
 
-use super::groups::MemberChange;
+use super::members::MemberChange;
 use super::{CommandError, Handle, NewVolume, missing};
 
 impl Handle {
