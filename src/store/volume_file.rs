@@ -506,9 +506,20 @@ fn body_of(stamp: Stamp, size: u64, was: Option<u64>) -> Vec<u8> {
 }
 
 fn write_body(raw: &RawFile, at: u64, body: &[u8]) -> io::Result<()> {
-    let slot = RECORD.encode(1, body).unwrap_or_default(); // 40 bytes fit in any slot
+    let mut present = vec![0; RECORD.file_len()];
+    raw.read_at(&mut present, at)?;
     let stable = !mutation::on(Mutation::VolumeRecordNotStable);
-    raw.write_at(&[&slot[..], &slot[..]].concat(), at, stable)
+    let newest = RECORD.decode(&present).ok();
+    let (sequence, first) = Slots::next(newest.as_ref());
+    let slot = RECORD.encode(sequence, body).unwrap_or_default(); // 40 bytes fit in any slot
+    if newest.is_none() {
+        return raw.write_at(&[&slot[..], &slot[..]].concat(), at, stable);
+    }
+    // Over another record, one after the other: wherever it is cut off, one of them is whole.
+    for place in [first, 1 - first] {
+        raw.write_at(&slot, at + (place * SLOT_UNIT) as u64, stable)?;
+    }
+    Ok(())
 }
 
 /// The size before the last growth, if the record tells of one.

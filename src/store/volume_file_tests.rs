@@ -357,6 +357,26 @@ mod growth {
     }
 
     #[test]
+    fn a_record_written_over_another_one_may_be_cut_off_anywhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = DataFile::create(&directory.path().join("v"), ID, OLD, Engine::Plain).unwrap();
+        let slots = || {
+            let mut bytes = vec![0; RECORD.file_len()];
+            file.inner.lock.read_at(&mut bytes, OLD).unwrap();
+            bytes
+        };
+        let before = slots();
+        // As on a device that grows, whose record stays in its place.
+        write_body(&file.inner.lock, OLD, &body_of(ID.into(), OLD, Some(4096))).unwrap();
+        let after = slots();
+        assert_eq!(after[..SLOT_UNIT], after[SLOT_UNIT..]);
+        for torn in [[&before[..SLOT_UNIT], &after[SLOT_UNIT..]], [&after[..SLOT_UNIT], &before[SLOT_UNIT..]]]
+        {
+            assert!(RECORD.decode(&torn.concat()).is_ok());
+        }
+    }
+
+    #[test]
     fn a_size_that_the_file_system_cannot_hold_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("v");
