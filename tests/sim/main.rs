@@ -221,7 +221,8 @@ const ONCE_FAILED_DIRECTED: [(&scripts::Script, u64); 2] =
     [(&scripts::ENTERED_BY_HALF, 20), (&scripts::LEFT_BY_HALF, 20)];
 
 /// As [`ONCE_FAILED`], with memory volumes in every seed.
-const ONCE_FAILED_IN_MEMORY: [(u64, &str); 8] = [
+const ONCE_FAILED_IN_MEMORY: [(u64, &str); 9] = [
+    (27_651, "the check of rest: a drop had been proposed"),
     (20_886, "a hand over whose session was lost, which came to nothing each time"),
     (9907, "a switchover from an array whose flush had failed, which came to nothing each time"),
     (11_311, "the check of a void promise: a volume that had left the group"),

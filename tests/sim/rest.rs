@@ -210,7 +210,13 @@ impl World {
                 && chosen[0] == chosen[1]
                 && chosen[0].is_some_and(|c| c.in_sync == InSync::Both)
                 && (self.serves(0, g) || self.serves(1, g))
+                // An array that came back without its memory is about to be dropped.
+                && (0..2).all(|a| !self.proposes(a, g))
         })
+    }
+
+    fn proposes(&self, a: usize, g: usize) -> bool {
+        self.arrays[a].group(g).is_some_and(|group| group.control.arbiter().proposing())
     }
 
     fn why_not(&self) -> String {
