@@ -324,6 +324,16 @@ mod switch {
         ACTIVE.with(|active| active.set(mutation));
     }
 
+    /// Does `test` fail where the rule is broken? On a thread of its own, which ends with it.
+    #[cfg(test)]
+    pub fn breaks(mutation: Mutation, test: impl FnOnce() + Send + 'static) -> bool {
+        let broken = move || {
+            set(Some(mutation));
+            test();
+        };
+        std::thread::spawn(broken).join().is_err()
+    }
+
     /// Breaks the rule that `TWINLUN_MUTATION` names, on every thread and for good; for daemons.
     ///
     /// # Errors
@@ -342,6 +352,8 @@ mod switch {
     }
 }
 
+#[cfg(all(test, feature = "testing"))]
+pub use switch::breaks;
 #[cfg(feature = "testing")]
 pub use switch::{on, set, set_from_environment};
 

@@ -82,11 +82,11 @@ fn t13_a_primary_that_lost_its_memory_while_being_stopped_is_relieved() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_primary_that_waits_for_an_operator_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13StoppedNotRelieved));
-        a_primary_that_lost_its_memory_while_being_stopped_is_relieved();
-    });
-    assert!(run.join().is_err(), "nobody serves, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13StoppedNotRelieved,
+        a_primary_that_lost_its_memory_while_being_stopped_is_relieved,
+    );
+    assert!(found, "nobody serves, and nobody notices");
 }
 
 #[test]
@@ -223,11 +223,11 @@ fn t13_a_switchover_from_an_array_whose_flush_failed_is_a_hand_over() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_switchover_that_waits_for_a_lost_copy_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13SwitchKeepsCopy));
-        a_switchover_from_an_array_whose_flush_failed_is_a_hand_over();
-    });
-    assert!(run.join().is_err(), "a switchover comes to nothing for ever, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13SwitchKeepsCopy,
+        a_switchover_from_an_array_whose_flush_failed_is_a_hand_over,
+    );
+    assert!(found, "a switchover comes to nothing for ever, and nobody notices");
 }
 
 fn a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
@@ -249,9 +249,9 @@ fn t13_a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_hand_over_that_opens_no_session_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13HandOverKeepsNoSession));
-        a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory();
-    });
-    assert!(run.join().is_err(), "a hand over comes to nothing for ever, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13HandOverKeepsNoSession,
+        a_hand_over_opens_a_session_for_what_the_peer_holds_in_memory,
+    );
+    assert!(found, "a hand over comes to nothing for ever, and nobody notices");
 }

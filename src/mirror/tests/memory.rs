@@ -144,11 +144,11 @@ fn a_hosts_flush_is_answered_when_both_disks_hold_what_was_answered_before() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_flush_that_reaches_one_disk_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13FuaHereOnly));
-        a_hosts_flush_is_answered_when_both_disks_hold_what_was_answered_before();
-    });
-    assert!(run.join().is_err(), "a flush may be answered without the peer, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13FuaHereOnly,
+        a_hosts_flush_is_answered_when_both_disks_hold_what_was_answered_before,
+    );
+    assert!(found, "a flush may be answered without the peer, and nobody notices");
 }
 
 #[test]
@@ -310,11 +310,11 @@ fn t13_what_could_not_be_written_is_forgotten_before_it_is_read() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_what_could_not_be_written_and_is_shown_all_the_same_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13PhantomsShown));
-        what_could_not_be_written_is_forgotten_before_it_is_read();
-    });
-    assert!(run.join().is_err(), "phantoms are shown, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13PhantomsShown,
+        what_could_not_be_written_is_forgotten_before_it_is_read,
+    );
+    assert!(found, "phantoms are shown, and nobody notices");
 }
 
 /// The promise is void, in {A,B}: the peer may hold what is lost here. What is flushed from then on proves nothing,
@@ -355,11 +355,11 @@ fn t13_where_the_promise_is_void_the_copies_may_differ() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_loss_that_counts_as_equal_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13LossCountsAsEqual));
-        where_the_promise_is_void_the_copies_may_differ();
-    });
-    assert!(run.join().is_err(), "copies differ, no map says so, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13LossCountsAsEqual,
+        where_the_promise_is_void_the_copies_may_differ,
+    );
+    assert!(found, "copies differ, no map says so, and nobody notices");
 }
 
 /// F14: what a copy holds when its resync begins is what an override would serve.
@@ -388,11 +388,11 @@ fn t13_a_dropped_copy_is_flushed_before_it_is_overwritten() {
 #[cfg(feature = "testing")]
 #[test]
 fn t13_a_dropped_copy_that_is_not_flushed_is_found() {
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13CopyUnflushed));
-        a_dropped_copy_is_flushed_before_it_is_overwritten();
-    });
-    assert!(run.join().is_err(), "a copy may become one of no moment, and nobody notices");
+    let found = crate::mutation::breaks(
+        crate::mutation::Mutation::T13CopyUnflushed,
+        a_dropped_copy_is_flushed_before_it_is_overwritten,
+    );
+    assert!(found, "a copy may become one of no moment, and nobody notices");
 }
 
 #[test]
@@ -733,13 +733,12 @@ proptest! {
 fn t13_activity_cleared_too_early_is_found() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
-    let run = std::thread::spawn(|| {
-        crate::mutation::set(Some(crate::mutation::Mutation::T13ActivityClearedUnflushed));
+    let found = crate::mutation::breaks(crate::mutation::Mutation::T13ActivityClearedUnflushed, || {
         let mut runner = TestRunner::deterministic();
         for _ in 0..200 {
             let steps = prop::collection::vec(step(), 1..120).new_tree(&mut runner).unwrap().current();
             walk(&steps);
         }
     });
-    assert!(run.join().is_err(), "regions are unmarked while a disk lacks them, and nobody notices");
+    assert!(found, "regions are unmarked while a disk lacks them, and nobody notices");
 }
